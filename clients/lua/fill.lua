@@ -1,6 +1,7 @@
--- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from now), PXAT (at `millis`) or '' (for ever).
--- A set without a time to live belongs to an application, or has a member that stays: it is left so.
--- Returns the error, if Redis refuses.
+-- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from
+-- now), PXAT (at `millis`) or '' (for ever).
+-- A set without a TTL belongs to an application, or has a permanent member: it stays without one.
+-- Returns the error if Redis refuses.
 local function tag_member(set, key, unit, millis)
   local before = redis.call('PTTL', set)
   local added = redis.pcall('SADD', set, key)
@@ -19,16 +20,16 @@ local function tag_member(set, key, unit, millis)
   end
 end
 
--- Sets a key for as long as `unit` and `millis` say.
+-- Sets a key with the lifetime of `unit` and `millis`.
 local function set_value(key, value, unit, millis)
   if unit == '' then
     return redis.call('SET', key, value)
   end
   return redis.call('SET', key, value, unit, millis)
 end
--- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the grant, value, unit, millis of the key, millis of
--- the sets.
--- Returns 1, or 0 where the key or one of its tags was invalidated since the grant, or the lease ran out.
+-- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the
+-- grant, value, unit, millis of the key, millis of the sets.
+-- Returns 1, or 0 if the key or a tag was invalidated since the grant, or the lease ran out.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
 end

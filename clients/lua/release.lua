@@ -1,4 +1,4 @@
--- KEYS: the key's lease. ARGV: token. Only its holder gives a lease back.
+-- KEYS: the key's lease. ARGV: token. Only its holder releases a lease.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('UNLINK', KEYS[1])
 end

@@ -1,57 +1,63 @@
 import type { Cluster, Redis } from "ioredis";
 
 /**
- * How a read went.
+ * Outcome of a read.
  *
  * - `hit`: cached
- * - `waited`: another loaded it meanwhile
- * - `filled`: loaded, and cached
- * - `void`: loaded, and not cached: it was invalidated meanwhile, or the load outlasted its lease
- * - `absent`: the loader gave null
- * - `crowded`: another's load did not end in time: loaded, not cached
- * - `away`: Redis is away or refuses: loaded, not cached
- * - `unreadable`: something else stands at the key: loaded, not cached
- * - `kept`: an early load failed, and the value that is still good was kept
+ * - `waited`: loaded by another reader in the meantime
+ * - `filled`: loaded and cached
+ * - `void`: loaded, not cached, since it was invalidated or the load outlasted its lease
+ * - `absent`: the loader returned null
+ * - `crowded`: loaded, not cached, since another reader's load did not end in time
+ * - `away`: loaded, not cached, since Redis is away or refuses
+ * - `unreadable`: loaded, not cached, since the key holds something else
+ * - `kept`: an early load failed, and the cached value is still valid
  */
 export type Outcome = "hit" | "waited" | "filled" | "void" | "absent" | "crowded" | "away" | "unreadable" | "kept";
 
-/** The prefixes are those of the worker. */
+/** Options of a reader. The prefixes are those of the worker. */
 export interface Options {
-  /** `UNSTALE_KEY_PREFIX`, then the file's `key_prefix`. Not before tags. */
+  /** Prefix of keys, but not of tags: `UNSTALE_KEY_PREFIX`, then the file's `key_prefix`. */
   keyPrefix?: string;
-  /** `UNSTALE_TAG_PREFIX`; default `cache_tag:`. */
+  /** Prefix of tags' sets: `UNSTALE_TAG_PREFIX`; default `cache_tag:`. */
   tagPrefix?: string;
-  /** How long a load may take; a slower one is not cached. Default 5,000, at most 360,000. */
+  /** Maximum duration of a load; a slower one is not cached. Default 5,000, at most 360,000. */
   leaseMs?: number;
-  /** How long to wait for the load of another before loading by oneself, uncached. At least `leaseMs`; default 10,000, or `leaseMs`. */
+  /**
+   * Maximum time to wait for another reader's load before loading uncached. At least `leaseMs`;
+   * default 10,000, or `leaseMs`.
+   */
   waitMs?: number;
-  /** So long before its end a value is loaded again by one reader, while the others get it as it is. Default 0. */
+  /**
+   * Time before a value's end from which on one reader loads it again, while the others get it as
+   * it is. Default 0.
+   */
   staleMs?: number;
-  /** The part of a TTL that chance may take off. Default 0.1. */
+  /** Maximum part of a TTL that chance takes off. Default 0.1. */
   jitter?: number;
-  /** How long one answer of Redis is waited for: later, Redis counts as away. Default 1,000. */
+  /** Maximum time for one answer of Redis. After it, Redis counts as away. Default 1,000. */
   timeoutMs?: number;
-  /** Told of each read, for metrics. */
+  /** Called with the outcome of each read, for metrics. */
   observe?: (outcome: Outcome) => void;
 }
 
 export interface How<T> {
-  /** The longest that the value is cached. */
+  /** Maximum time for which the value is cached. */
   ttlMs: number;
   /** Names, or a function of the loaded value. */
   tags?: Iterable<string> | ((value: T) => Iterable<string>);
 }
 
-/** Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and not cached. */
+/** Reads through the cache. Without Redis, values are loaded and not cached. */
 export class Reader {
-  /** @throws where an option is wrong, or the client has a `keyPrefix`: the reader has its own. */
+  /** @throws if an option is wrong, or the client has a `keyPrefix`: the reader has its own. */
   constructor(client: Redis | Cluster, options?: Options);
 
   /**
-   * The bytes at `key`; where there are none, what `load` gives, cached. Null from `load` is not cached.
+   * Returns the bytes at `key`. Without any, calls `load` and caches its value, unless that is null.
    *
-   * `load` is called once at most; what it throws is thrown, and the lease is given back first. A value that was invalidated while it loaded
-   * is returned to this call alone.
+   * `load` is called once at most. Its errors are thrown after the lease is released. Only this
+   * call gets a value that was invalidated while it loaded.
    */
   getOrLoad(
     key: string,
@@ -60,8 +66,8 @@ export class Reader {
   ): Promise<Buffer | null>;
 
   /**
-   * As `getOrLoad`, with values as JSON: what is returned has been through JSON, cached or not. What is no JSON at the key counts as not
-   * cached, and stays.
+   * Reads as `getOrLoad` does, with values as JSON, even those that are not cached. A cached text
+   * that is not JSON counts as not cached, and stays.
    */
   getOrLoadJson<T>(key: string, load: () => Promise<T | null | undefined> | T | null | undefined, how: How<T>): Promise<T | null>;
 }

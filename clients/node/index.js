@@ -9,7 +9,7 @@ import { FILL, JOIN, READ, RELEASE, SEQUENCE } from "./scripts.js";
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 200;
 
-/** Redis did not do it, as far as is known. */
+/** Redis did not run the command, as far as is known. */
 const AWAY = Symbol("away");
 
 const BYTES = {
@@ -29,7 +29,7 @@ const JSON_TEXT = {
   decode: (data) => JSON.parse(data.toString("utf8")),
 };
 
-/** One key's lease. What is `armed` may be ours: to be given back. */
+/** One key's lease. An `armed` one may be ours, and so must be released. */
 class Lease {
   token = randomBytes(16).toString("hex");
   since = "0";
@@ -92,18 +92,19 @@ export class Reader {
     }
     if (loaded === null || loaded === undefined) return [found === "lease" ? "absent" : found, null];
     const encoded = codec.encode(loaded);
-    // The same value, whether it was cached or not.
+    // The caller gets the same value, whether it was cached or not.
     const value = codec.decode(encoded);
     if (found !== "lease") return [found, value];
     return [await this.#fill(key, lease, encoded, ttlMs, this.#setsOf(tags, value)), value];
   }
 
-  /** What is cached, or why there is nothing to fill; else the lease is ours, with the value that is good for a while. */
+  /** Finds the cached value, or takes the lease, with the old value if that is still valid. */
   async #find(key, lease) {
     const { cluster, leaseMs, waitMs } = this.#options;
     let { staleMs } = this.#options;
     if (cluster && hashTag(lease.name) !== hashTag(key)) return ["away"];
-    // The shortest way for what is there. An early load needs to know how long it lives, which the script tells.
+    // The shortest way to a cached value. An early load needs the remaining lifetime, which the
+    // script returns.
     if (staleMs === 0) {
       const value = await this.#ask(() => this.#client.getBuffer(key));
       if (value === AWAY) return ["away"];
@@ -131,7 +132,7 @@ export class Reader {
   async #granted(lease, since, old) {
     lease.since = since;
     if (this.#options.cluster) {
-      // In a slot of its own: asked for after the grant and before the load.
+      // The sequence is in a slot of its own: read it after the grant and before the load.
       const sequence = await this.#ask(() => this.#client.getBuffer(SEQUENCE));
       if (sequence === AWAY) return ["away"];
       lease.since = sequence ?? "0";
@@ -155,18 +156,18 @@ export class Reader {
       } else if (hashTag(generation) !== hashTag(set)) {
         return "away";
       } else {
-        // The value's time begins after the set's, by what is left of the lease at most.
+        // The value's time begins after the set's, by the rest of the lease at most.
         const joined = await this.#run(JOIN, [set, generation], [key, lease.since, "PX", ttlMs + leaseMs]);
         if (joined !== 1) return joined === 0 ? "void" : "away";
       }
     }
-    // Last: from here on every tag reaches the key, and so voids its lease.
+    // This comes last: from here on every tag reaches the key, and so voids its lease.
     const filled = await this.#run(FILL, keys, [lease.token, lease.since, data, "PX", drawn(ttlMs, jitter), ttlMs]);
     lease.armed = filled === AWAY;
     return filled === 1 ? "filled" : filled === 0 ? "void" : "away";
   }
 
-  /** A script's answer: by its name, and whole where this server does not know it yet. */
+  /** Returns a script's answer. Sends the source if this server does not know the SHA-1 yet. */
   #run(script, keys, args) {
     return this.#ask(async () => {
       try {
@@ -178,7 +179,7 @@ export class Reader {
     });
   }
 
-  /** An answer within its time. What went wrong is not told: it may quote what was sent. */
+  /** Returns an answer within its time. Errors are dropped, since they may quote what was sent. */
   async #ask(send) {
     const done = new AbortController();
     const late = sleep(this.#options.timeoutMs, AWAY, { signal: done.signal, ref: true }).catch(() => AWAY);
@@ -192,7 +193,7 @@ export class Reader {
 
 const WORDS = { lease: Buffer.from("lease"), value: Buffer.from("value") };
 
-/** `undefined` where it is something else. */
+/** Returns the value, or `undefined` if the data is something else. */
 function decoded(codec, data) {
   try {
     return codec.decode(data);

@@ -1,9 +1,9 @@
-// How a reader reads, checked; and the names of its keys.
+// Checked options of a reader, and the names of its keys.
 
-/** Tags remember their invalidations for ten times as long. */
+/** Maximum duration of a lease. Tags remember their invalidations for ten times as long. */
 const LONGEST_LEASE_MS = 360_000;
 
-/** A longer lease is waited for instead. */
+/** Default maximum time to wait for another load. It is raised to a longer lease. */
 const DEFAULT_WAIT_MS = 10_000;
 
 const DEFAULTS = {
@@ -27,7 +27,7 @@ export function checked(options) {
   for (const name of ["waitMs", "staleMs"]) all[name] = millis(name, all[name], 0);
   if (all.leaseMs > LONGEST_LEASE_MS) throw new RangeError(`leaseMs: at most ${LONGEST_LEASE_MS}`);
   if (all.waitMs < all.leaseMs) {
-    throw new RangeError(`waitMs: at least leaseMs (${all.leaseMs}), or all who wait load at once where the one who loads died`);
+    throw new RangeError(`waitMs: at least leaseMs (${all.leaseMs}), or all waiting readers load at once after the holder died`);
   }
   if (!(all.jitter >= 0 && all.jitter <= 1)) throw new RangeError("jitter: from 0 to 1");
   return all;
@@ -40,13 +40,16 @@ export function millis(name, value, least) {
   return Math.trunc(value);
 }
 
-/** Keys filled together do not all expire together. */
+/** Returns a TTL with jitter, so that keys filled together do not all expire together. */
 export const drawn = (ttlMs, jitter) => Math.max(1, ttlMs - Math.trunc(ttlMs * jitter * Math.random()));
 
-/** The name beside a key, in the same slot of a Redis Cluster: but for a key with a `}` and no hash tag, which has none there. */
+/**
+ * Returns the side key of a key, in the same slot of a Redis Cluster. A key with a `}` and no hash
+ * tag has no side key in its slot.
+ */
 export const sideKey = (kind, key) => (key.includes("}") ? `unstale:${kind}:${key}` : `unstale:${kind}/{${key}}`);
 
-/** What decides the slot: between the first `{` and the first `}` after it, unless empty; else all of it. */
+/** Returns the part of a key that decides the slot: a hash tag that is not empty, else all of it. */
 export function hashTag(key) {
   const open = key.indexOf("{");
   const close = open < 0 ? -1 : key.indexOf("}", open);

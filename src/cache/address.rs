@@ -1,4 +1,4 @@
-//! Where a server is, as sentinels and nodes of a cluster announce it.
+//! The address of a server, as sentinels and nodes of a cluster announce it.
 
 use std::fmt::{self, Display};
 
@@ -24,7 +24,7 @@ impl Display for Address {
 }
 
 impl Address {
-    /// Where a URL leads.
+    /// Returns the address in a URL.
     pub(super) fn of(url: &Url) -> Self {
         let host = url
             .host_str()
@@ -35,8 +35,8 @@ impl Address {
         Self { host, port: url.port().unwrap_or(6379) }
     }
 
-    /// With the host of another where this one has none: a node that does not know its own
-    /// announces none.
+    /// Takes the host of another address if this one has none. A node that does not know its own
+    /// host announces none.
     pub(super) fn or_host_of(self, other: &Self) -> Self {
         if self.host.is_empty() || self.host == "?" {
             Self { host: other.host.clone(), ..self }
@@ -45,7 +45,7 @@ impl Address {
         }
     }
 
-    /// Another server's URL, with this one's address.
+    /// Returns another server's URL with this address.
     pub(super) fn in_url(&self, url: &Url) -> Result<Url, Outage> {
         let mut url = url.clone();
         let host =
@@ -54,7 +54,7 @@ impl Address {
         if set {
             Ok(url)
         } else {
-            Err(Outage::new(format!("Redis announces an address that is none: {self}")))
+            Err(Outage::new(format!("Redis announces an invalid address: {self}")))
         }
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_takes_the_place_of_a_urls() {
+    fn an_address_replaces_that_of_a_url() {
         let url = Url::parse("rediss://u:p%40@sentinel:26379/3").unwrap();
         for (host, expected) in [
             ("10.0.0.1", "rediss://u:p%40@10.0.0.1:7000/3"),

@@ -1,50 +1,50 @@
-//! What Redis' answers to a plan's commands add up to.
+//! Adds up Redis' answers to a plan's commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::Value;
 
-use super::commands::{Asked, Commands};
+use super::commands::{Commands, Subject};
 use super::failure::{self, CommandError, Outage};
 use super::tags::{self, Invalidations};
 use crate::plan::{Command, EffectOutcome, EffectRef, Load, OperationId, Plan};
 use crate::registry::RuleId;
 
-/// What became of a plan.
+/// Result of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// The effects that are not simply done, in no particular order.
+    /// Effects that need more work, in no particular order.
     pub unsettled: Vec<(EffectRef, EffectOutcome)>,
-    /// For `unstale_keys_total`, one entry a rule.
+    /// Numbers for `unstale_keys_total`, one element for each rule.
     pub hits: Vec<KeyHits>,
 }
 
-/// Whether a rule's keys were there.
+/// How many of a rule's keys existed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHits {
-    /// Whose keys.
+    /// Rule of the keys.
     pub rule: RuleId,
     /// Keys that existed (`expire`: and lived longer).
     pub yes: u64,
-    /// Keys that did not, or that another effect of the batch dealt with; tags without a set.
+    /// Keys that did not exist, or that another effect of the batch handled; tags without a set.
     pub no: u64,
 }
 
-/// What the answers to a plan's commands add up to.
-pub(super) struct Outcome<'p, 'e> {
+/// Result of a plan while answers arrive.
+pub(super) struct PlanOutcome<'p, 'e> {
     pub(super) plan: &'p Plan<'e>,
     failed: HashMap<OperationId, EffectOutcome>,
-    /// Keys to be asked for one by one, and whether their hits are not counted yet.
+    /// Keys to delete one by one, and whether their hits are still uncounted.
     pub(super) again: HashMap<OperationId, bool>,
-    /// Tags to be invalidated behind the plan's pipelines.
+    /// Tags to invalidate after the plan's pipelines.
     pub(super) tags_again: Vec<OperationId>,
     slow: Vec<OperationId>,
-    /// Operations whose key was there, as far as a load asks for that.
+    /// Operations whose key existed, if a load depends on it.
     existed: HashSet<OperationId>,
     hits: BTreeMap<RuleId, (u64, u64)>,
 }
 
-impl<'p, 'e> Outcome<'p, 'e> {
+impl<'p, 'e> PlanOutcome<'p, 'e> {
     pub(super) fn new(plan: &'p Plan<'e>) -> Self {
         let mut hits = BTreeMap::<RuleId, (u64, u64)>::new();
         for rule in plan.absorbed() {
@@ -63,22 +63,22 @@ impl<'p, 'e> Outcome<'p, 'e> {
 
     pub(super) fn note(
         &mut self,
-        asked: Asked,
+        subject: Subject,
         answer: &Value,
         commands: &Commands,
     ) -> Result<(), Outage> {
         if let Value::ServerError(error) = answer {
-            return self.note_error(asked, error, commands);
+            return self.note_error(subject, error, commands);
         }
         let one = u64::from(*answer == Value::Int(1));
-        match asked {
-            Asked::Leases { .. }
-            | Asked::Agains { .. }
-            | Asked::Quiet(_)
-            | Asked::Detachment(_)
-            | Asked::Seal(_) => {}
-            Asked::Member(id) => self.hit(id, one, 1),
-            Asked::Deletions { first, end } => {
+        match subject {
+            Subject::Leases { .. }
+            | Subject::SecondDeletes { .. }
+            | Subject::Quiet(_)
+            | Subject::Detachment(_)
+            | Subject::CheckpointWrite(_) => {}
+            Subject::Member(id) => self.hit(id, one, 1),
+            Subject::Deletions { first, end } => {
                 let existed = if let Value::Int(existed) = answer {
                     u64::try_from(*existed).unwrap_or(0)
                 } else {
@@ -88,21 +88,21 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     self.hit(id, existed, (end - first) as u64);
                 }
             }
-            // EXISTS says 1; SET NX says nothing where the key exists.
-            Asked::Existence(id) => {
+            // EXISTS answers 1; SET NX answers nil if the key exists.
+            Subject::Existence(id) => {
                 self.hit(id, one.max(u64::from(*answer == Value::Nil)), 1);
                 if one == 1 && self.plan.operation(id).command == Command::Serve {
                     self.existed.insert(id);
                 }
             }
-            Asked::Tags { first, end } => {
+            Subject::Tags { first, end } => {
                 let ids = &commands.tags[first..end];
                 match Invalidations::read(answer) {
                     Ok(done) => self.invalidated(ids, done)?,
                     Err(error) => ids.iter().try_for_each(|&id| self.fail(id, error.clone()))?,
                 }
             }
-            Asked::Operation(id) => match self.plan.operation(id).command {
+            Subject::Operation(id) => match self.plan.operation(id).command {
                 Command::Delete => {
                     self.hit(id, one, 1);
                     if one == 1 {
@@ -110,7 +110,8 @@ impl<'p, 'e> Outcome<'p, 'e> {
                     }
                 }
                 Command::Expire(_) => self.hit(id, one, 1),
-                // A script says it itself; of what SET does, existence was asked for before.
+                // A script answers with the existence; before a SET, the existence was asked for
+                // separately.
                 Command::Write(_) if matches!(answer, Value::Int(_)) => self.hit(id, one, 1),
                 Command::Write(_) | Command::Bump(_) | Command::Serve | Command::InvalidateTag => {}
             },
@@ -120,20 +121,20 @@ impl<'p, 'e> Outcome<'p, 'e> {
 
     fn note_error(
         &mut self,
-        asked: Asked,
+        subject: Subject,
         error: &redis::ServerError,
         commands: &Commands,
     ) -> Result<(), Outage> {
-        let ids = match asked {
-            Asked::Leases { first, end } => &commands.voids[first..end],
-            Asked::Agains { first, end } => {
+        let ids = match subject {
+            Subject::Leases { first, end } => &commands.voids[first..end],
+            Subject::SecondDeletes { first, end } => {
                 for &(id, _) in &self.plan.second_deletes()[first..end] {
-                    self.fail(id, failure::classify("again", error))?;
+                    self.fail(id, failure::classify("second delete", error))?;
                 }
                 return Ok(());
             }
-            Asked::Deletions { first, end } => &self.plan.deletions()[first..end],
-            Asked::Tags { first, end } => {
+            Subject::Deletions { first, end } => &self.plan.deletions()[first..end],
+            Subject::Tags { first, end } => {
                 let ids = &commands.tags[first..end];
                 match (failure::classify(tags::INVALIDATE, error), ids) {
                     (CommandError::Outage(outage), _) => return Err(outage),
@@ -142,19 +143,18 @@ impl<'p, 'e> Outcome<'p, 'e> {
                 }
                 return Ok(());
             }
-            // Read by whoever made it.
-            Asked::Seal(_) => return Ok(()),
-            Asked::Existence(id)
-            | Asked::Operation(id)
-            | Asked::Quiet(id)
-            | Asked::Member(id)
-            | Asked::Detachment(id) => {
+            // The caller that made the write reads its answer.
+            Subject::CheckpointWrite(_) => return Ok(()),
+            Subject::Existence(id)
+            | Subject::Operation(id)
+            | Subject::Quiet(id)
+            | Subject::Member(id)
+            | Subject::Detachment(id) => {
                 let command = self.plan.operation(id).command;
                 let error = failure::classify(command_name(command), error);
-                // Not to be told whether a key exists costs a metric alone; a counter needs its
-                // SET.
+                // An unknown existence costs only a metric; a counter needs its SET.
                 let metric_only =
-                    matches!((asked, command), (Asked::Existence(_), Command::Write(_)));
+                    matches!((subject, command), (Subject::Existence(_), Command::Write(_)));
                 return if metric_only && !matches!(error, CommandError::Outage(_)) {
                     Ok(())
                 } else {
@@ -168,14 +168,14 @@ impl<'p, 'e> Outcome<'p, 'e> {
         if let [only] = ids {
             return self.fail(*only, failure::classify("UNLINK", error));
         }
-        let uncounted = matches!(asked, Asked::Deletions { .. });
+        let uncounted = matches!(subject, Subject::Deletions { .. });
         for &id in ids {
             *self.again.entry(id).or_default() |= uncounted;
         }
         Ok(())
     }
 
-    /// Of a call of tags; all are of one rule.
+    /// Notes the answer to a call of tags, which are all of one rule.
     pub(super) fn invalidated(
         &mut self,
         ids: &[OperationId],
@@ -209,7 +209,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         Ok(())
     }
 
-    /// What became of an operation, whatever else is done for it.
+    /// Sets the outcome of an operation, whatever else is done for it.
     pub(super) fn end(&mut self, id: OperationId, outcome: EffectOutcome) {
         self.failed.insert(id, outcome);
     }
@@ -218,7 +218,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         self.failed.contains_key(&id)
     }
 
-    /// The slow lane has the rest of it.
+    /// Leaves the rest of an operation to the slow lane.
     pub(super) fn go_on(&mut self, id: OperationId) {
         self.slow.push(id);
     }
@@ -237,8 +237,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
         for &id in self.slow.iter().filter(|id| !self.failed.contains_key(id)) {
             unsettled.extend(self.plan.effects(id).map(|slot| (slot, EffectOutcome::Slow)));
         }
-        // Of several loads of one key the last does: its value is no older than what the others
-        // would have filled.
+        // If a key has several loads, only the last runs: its value is no older than the others'.
         let mut loading = HashSet::new();
         let is_due = |load: &&Load| {
             !self.failed.contains_key(&load.after)
@@ -254,7 +253,7 @@ impl<'p, 'e> Outcome<'p, 'e> {
     }
 }
 
-/// What a message about an operation calls it.
+/// Returns the name of an operation in messages.
 fn command_name(command: Command<'_>) -> &'static str {
     match command {
         Command::Delete => "UNLINK",

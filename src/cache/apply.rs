@@ -1,12 +1,12 @@
-//! A plan in one round trip.
+//! Applies a plan in one round trip.
 
 use std::collections::VecDeque;
 
 use redis::{Pipeline, Value};
 
-use super::applied::{Applied, Outcome};
-use super::commands::{Asked, CHUNK_COMMANDS, unlink};
-use super::connection::Link;
+use super::applied::{Applied, PlanOutcome};
+use super::commands::{CHUNK_COMMANDS, Subject, unlink};
+use super::connection::PrimaryConnection;
 use super::failure::{self, CommandError, Outage};
 use super::script::Sent;
 use super::side_keys::{Kind, side_key};
@@ -16,13 +16,13 @@ use super::{Cache, Redis};
 use crate::plan::{Command, Operation, OperationId, Plan};
 
 impl Cache {
-    /// Applies a plan. Everything is on its way to Redis when the future was polled once, so plans
-    /// whose futures are polled in order take hold in order, however many are under way.
+    /// Applies a plan. The first poll sends everything. Plans whose futures are polled in order
+    /// take effect in order, however many are in flight.
     ///
     /// # Errors
-    /// An [`Outage`]: some of the plan may have taken hold, and all of it is to be applied again
-    /// once a [`probe`](Self::probe) succeeds. Plans polled after it are to be applied again behind
-    /// it, even those that succeeded.
+    /// An [`Outage`]: part of the plan may have taken effect. Apply all of it again once a
+    /// [`probe`](Self::probe) succeeds. Then repeat the plans polled after it, even those that
+    /// succeeded.
     pub async fn apply(&self, plan: &Plan<'_>) -> Result<Applied, Outage> {
         if plan.is_empty() {
             return Ok(Applied::default());
@@ -33,19 +33,19 @@ impl Cache {
         };
         let live = link.live()?;
         let mut commands = self.commands(plan);
-        let sealed = &mut commands;
+        let with_checkpoint = &mut commands;
         let sending = self.in_order(|| {
-            if let Some((seal, command)) = self.seal(&mut sealed.sent) {
-                sealed.push(Asked::Seal(seal), command);
+            if let Some((write, command)) = self.checkpoint_write(&mut with_checkpoint.sent) {
+                with_checkpoint.push(Subject::CheckpointWrite(write), command);
             }
-            send_all(link, &live, &sealed.chunks)
+            send_all(link, &live, &with_checkpoint.chunks)
         });
         let answers = sending.await?;
-        let mut outcome = Outcome::new(plan);
-        for (asked, answer) in commands.asked.iter().zip(answers) {
-            let noted = match asked {
-                Asked::Seal(seal) => self.sealed(*seal, &answer),
-                asked => outcome.note(*asked, &answer, &commands),
+        let mut outcome = PlanOutcome::new(plan);
+        for (subject, answer) in commands.subjects.iter().zip(answers) {
+            let noted = match subject {
+                Subject::CheckpointWrite(write) => self.note_checkpoint_write(*write, &answer),
+                subject => outcome.note(*subject, &answer, &commands),
             };
             noted.inspect_err(|outage| link.give_up(&live, outage))?;
         }
@@ -57,19 +57,21 @@ impl Cache {
             self.delete_one_by_one(link, &live, &mut outcome).await?;
         }
         if tags || keys {
-            self.seal_alone().await?;
+            self.write_checkpoint().await?;
         }
         Ok(outcome.finish())
     }
 
-    /// Invalidates the tags that a call did not begin, or that were in a call that Redis refused
-    /// for the sake of some of them. Each call waits for the answer to the one before. What was
-    /// written behind them with such a tag may go too.
+    /// Invalidates tags that a call did not begin, or whose call Redis refused because of some of
+    /// them.
+    ///
+    /// Each call waits for the answer to the previous one. A value written with such a tag in the
+    /// meantime may be deleted as well.
     async fn invalidate_in_turn(
         &self,
-        link: &Link,
+        link: &PrimaryConnection,
         live: &Socket,
-        outcome: &mut Outcome<'_, '_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
         let mut sent = Sent::default();
         let (mut left, mut one_by_one) =
@@ -109,14 +111,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Redis refused a command of many keys for the sake of some of them: each is asked for by
-    /// itself. A deletion that a value followed is left out: that value has replaced what was to be
-    /// deleted.
+    /// Deletes keys one by one after Redis refused a command because of some of them. A deletion
+    /// that a value followed is left out: the value has replaced it.
     async fn delete_one_by_one(
         &self,
-        link: &Link,
+        link: &PrimaryConnection,
         live: &Socket,
-        outcome: &mut Outcome<'_, '_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
         let again: Vec<(OperationId, bool)> =
             std::mem::take(&mut outcome.again).into_iter().collect();
@@ -130,7 +131,7 @@ impl Cache {
                 let unlink_lease = unlink([lease.as_slice()].into_iter(), 1);
                 let deletes = command == Command::Delete
                     && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
-                // The lease once more where there is no key to delete: every id has two answers.
+                // Every id has two answers: without a key to delete, the lease is deleted twice.
                 let second = if deletes {
                     self.deletion(outcome.plan, &[id], &mut sent)
                 } else {
@@ -156,8 +157,12 @@ impl Cache {
     }
 }
 
-/// Sends chunks so that they follow each other without gaps, and awaits all their answers.
-async fn send_all(link: &Link, live: &Socket, chunks: &[Pipeline]) -> Result<Vec<Value>, Outage> {
+/// Sends chunks without gaps between them, and awaits all their answers.
+async fn send_all(
+    link: &PrimaryConnection,
+    live: &Socket,
+    chunks: &[Pipeline],
+) -> Result<Vec<Value>, Outage> {
     if let [only] = chunks {
         return link.send(live, only).await;
     }

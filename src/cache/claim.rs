@@ -1,6 +1,8 @@
-//! Who loads a key: one worker at a time, with at most one behind it. A lease alone does not tell:
-//! an invalidation voids it while the load goes on. Claims are short and renewed, so that a killed
-//! worker's is soon over.
+//! Claims: the right to load a key, which one worker holds at a time, with at most one waiting
+//! behind it.
+//!
+//! A lease alone is not enough: an invalidation voids it while the load goes on. Claims are short
+//! and renewed, so that a killed worker's claim ends soon.
 
 use std::time::Duration;
 
@@ -11,36 +13,36 @@ use super::script::{CLAIM_LOAD, END_LOAD, KEEP_LOAD, Sent};
 use super::side_keys::{Kind, side_key};
 use super::{Cache, lifetime};
 
-/// What is to be done for a load.
+/// Answer to a request for a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     /// Load, and end it with [`Cache::end_load`].
     Load,
-    /// Nothing: another event's load does it, or will.
+    /// Do nothing: the load of another event suffices.
     Covered,
     /// Ask again in a moment.
     Wait,
 }
 
-/// What a load is known by: what is loaded, for which event, by whom.
+/// Identity of a load: what is loaded, for which event, by which worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadToken(String);
 
 impl LoadToken {
-    /// `what` and `event` are hashes in hex of 16 digits.
+    /// Returns a token. `what` and `event` are hashes, written as 16 hexadecimal digits.
     pub fn new(what: u64, event: u64, who: &str) -> Self {
         Self(format!("{what:016x}.{event:016x}.{who}"))
     }
 
-    /// As a lease's token.
+    /// Returns the token of the load's lease.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Cache {
-    /// Asks to load a key, after the invalidation that the load is to follow took hold. `first`: it
-    /// did not ask before with this token.
+    /// Asks to load a key, after the load's invalidation took effect. `first` is whether this token
+    /// asks for the first time.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -59,12 +61,12 @@ impl Cache {
             Value::BulkString(answer) if answer == b"load" => Ok(Claim::Load),
             Value::BulkString(answer) if answer == b"covered" => Ok(Claim::Covered),
             Value::BulkString(answer) if answer == b"wait" => Ok(Claim::Wait),
-            _ => Err(CommandError::Failed("load: an answer of another shape than expected".into())),
+            _ => Err(CommandError::Failed("load: unexpected answer".into())),
         }
     }
 
-    /// Keeps the claim, and the lease where it is still valid, for so long. To be called once a
-    /// lease is granted, and while it is needed.
+    /// Keeps the claim, and the lease if it is still valid, for `ttl`. Call it once a lease is
+    /// granted, and while it is needed.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -81,10 +83,10 @@ impl Cache {
         self.call("load", command).await.map(drop)
     }
 
-    /// Gives back the claim, the place behind it and the lease, as far as they are the token's.
-    /// `filled`: the key has a value that was loaded after its deletion; then, for so long, who
-    /// waits to load the same is told that it need not, if its own deletion was before that value
-    /// too.
+    /// Releases the claim, the waiting place and the lease, as far as the token holds them.
+    ///
+    /// `filled` means that the key has a value loaded after its deletion. For that time, a waiter
+    /// for the same load gets [`Claim::Covered`] if its own deletion also precedes that value.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -104,7 +106,7 @@ impl Cache {
         self.call("load", command).await.map(drop)
     }
 
-    /// Deletes the key's value, and voids whatever load is to replace it.
+    /// Deletes the key's value, and voids any load that is to replace it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -114,7 +116,7 @@ impl Cache {
         self.call("UNLINK", command).await.map(drop)
     }
 
-    /// Whether anybody, a reader perhaps, holds the key's lease.
+    /// Returns whether a worker or reader holds the key's lease.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -122,8 +124,7 @@ impl Cache {
         self.is_there(&side_key(Kind::Lease, key.as_bytes())).await
     }
 
-    /// Returns whether the ACL of our user refuses a key: that is asked by a command that changes
-    /// nothing.
+    /// Returns whether the ACL of our user refuses a key, by a command that changes nothing.
     ///
     /// # Errors
     /// An outage.
@@ -135,7 +136,7 @@ impl Cache {
         }
     }
 
-    /// Whether the key has a value.
+    /// Returns whether the key has a value.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

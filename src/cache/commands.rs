@@ -1,59 +1,62 @@
-//! A plan in Redis' commands: leases of all keys first, then a variadic UNLINK a rule, or a script
-//! that also raises their fences, then the rest in order.
+//! Translates a plan into Redis' commands.
+//!
+//! Leases of all keys come first. Each rule's deletions follow, in a variadic UNLINK or a script
+//! that also raises fences. The rest comes in order.
 
 use redis::{Cmd, Pipeline};
 
 use super::Cache;
-use super::again::{self, Again, TARGETS_PER_CALL};
+use super::checkpoints::CheckpointWrite;
 use super::fence;
 use super::lifetime::{self, Lifetime, Unit};
-use super::marks::Seal;
 use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
+use super::second_deletes::{self, SecondDelete, TARGETS_PER_CALL};
 use super::side_keys::{Kind, write_side_key};
 use super::tags::{MEMBERS_AT_ONCE, MEMBERS_PER_CALL, TAGS_PER_CALL};
 use crate::plan::{Command, FenceVersion, Operation, OperationId, Plan};
 use crate::registry::Write;
 
-/// Keys in one UNLINK: beyond some hundreds, longer commands gain nothing and block for longer.
+/// Maximum number of keys in one UNLINK. Beyond some hundreds, longer commands gain nothing and
+/// block for longer.
 const KEYS_PER_COMMAND: usize = 500;
 
-/// What is written in one go. All chunks of a plan are under way at once; smaller ones keep replies
-/// and buffers within bounds.
+/// Maximum size of a pipeline. All chunks of a plan are in flight at once; smaller ones bound
+/// replies and buffers.
 pub(super) const CHUNK_COMMANDS: usize = 512;
 pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 
-/// What an answer is about.
+/// Subject of an answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked {
-    /// The leases of these keys, as places in [`Commands::voids`].
+pub(super) enum Subject {
+    /// Leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
-    /// The second passes of these operations, as places in [`Plan::agains`].
-    Agains { first: usize, end: usize },
-    /// The deletions of these keys, as places in [`Plan::deletions`].
+    /// Second deletes of these operations, as places in [`Plan::agains`].
+    SecondDeletes { first: usize, end: usize },
+    /// Deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },
-    /// The invalidations of these tags, as places in [`Commands::tags`].
+    /// Invalidations of these tags, as places in [`Commands::tags`].
     Tags { first: usize, end: usize },
-    /// Whether the key of an operation exists; its `SET … NX` tells the same.
+    /// Existence of an operation's key; `SET … NX` answers it as well.
     Existence(OperationId),
     /// An operation.
     Operation(OperationId),
-    /// Part of an operation, which only fails or does not.
+    /// Part of an operation whose answer matters only if it is an error.
     Quiet(OperationId),
-    /// The key of a member of the tag that an operation invalidates.
+    /// Key of a member of the tag that an operation invalidates.
     Member(OperationId),
-    /// What was detached of that tag.
+    /// Members detached from that tag.
     Detachment(OperationId),
-    /// Whether all of it stands in the Redis that we know.
-    Seal(Seal),
+    /// Checkpoint write behind the plan.
+    CheckpointWrite(CheckpointWrite),
 }
 
-/// A plan in Redis' commands.
+/// A plan as Redis' commands.
 pub(super) struct Commands {
     pub(super) chunks: Vec<Pipeline>,
-    pub(super) asked: Vec<Asked>,
-    /// The operations whose keys' leases are void.
+    pub(super) subjects: Vec<Subject>,
+    /// Operations that void the leases of their keys.
     pub(super) voids: Vec<OperationId>,
-    /// The operations that invalidate tags.
+    /// Operations that invalidate tags.
     pub(super) tags: Vec<OperationId>,
     chunk_bytes: usize,
     pub(super) sent: Sent,
@@ -63,7 +66,7 @@ impl Cache {
     pub(super) fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
         let mut commands = Commands::new(plan);
-        self.schedule_agains(&mut commands, plan);
+        self.schedule_second_deletes(&mut commands, plan);
         let mut first = 0;
         for (_, is_fenced, deletions) in plan.deletions_by_rule() {
             for ids in
@@ -71,7 +74,7 @@ impl Cache {
             {
                 let end = first + ids.len();
                 let deletion = self.deletion(plan, ids, &mut commands.sent);
-                commands.push(Asked::Deletions { first, end }, deletion);
+                commands.push(Subject::Deletions { first, end }, deletion);
                 first = end;
             }
         }
@@ -79,7 +82,7 @@ impl Cache {
         let in_a_row = || plan.in_order().chunk_by(|one, next| is_tag(one) && is_tag(next));
         let fills_tags = |id: &OperationId| matches!(plan.operation(*id).command, Command::Write(write) if !write.tags.is_empty());
         let members = if plan.in_order().iter().any(fills_tags) {
-            // An invalidation that follows the plan would take what the plan has written.
+            // A later call of the invalidation would also delete what the plan has written.
             MEMBERS_PER_CALL
         } else {
             let of_tags = in_a_row().filter(|ids| ids.first().is_some_and(is_tag));
@@ -96,8 +99,8 @@ impl Cache {
         commands
     }
 
-    /// Schedules the second passes that the plan asks for.
-    pub(super) fn schedule_agains(&self, commands: &mut Commands, plan: &Plan<'_>) {
+    /// Schedules the second deletes that the plan asks for.
+    pub(super) fn schedule_second_deletes(&self, commands: &mut Commands, plan: &Plan<'_>) {
         for (first, agains) in
             (0..).step_by(TARGETS_PER_CALL).zip(plan.second_deletes().chunks(TARGETS_PER_CALL))
         {
@@ -105,19 +108,20 @@ impl Cache {
                 let Operation { target, command, .. } = plan.operation(id);
                 (
                     if *command == Command::InvalidateTag {
-                        Again::Tag(target)
+                        SecondDelete::Tag(target)
                     } else {
-                        Again::Key(target)
+                        SecondDelete::Key(target)
                     },
                     after,
                 )
             });
-            let schedule = again::schedule(&self.again, targets, &mut commands.sent);
-            commands.push(Asked::Agains { first, end: first + agains.len() }, schedule);
+            let schedule =
+                second_deletes::schedule(&self.second_deletes, targets, &mut commands.sent);
+            commands.push(Subject::SecondDeletes { first, end: first + agains.len() }, schedule);
         }
     }
 
-    /// Deletes the keys of some operations: of all with a fence, or of none.
+    /// Deletes the keys of operations that all have a fence, or none.
     pub(super) fn deletion(&self, plan: &Plan<'_>, ids: &[OperationId], sent: &mut Sent) -> Cmd {
         let marked = |&id: &OperationId| {
             plan.operation(id).fence_version.map(|mark| (plan.operation(id).target, mark))
@@ -128,12 +132,12 @@ impl Cache {
         }
     }
 
-    /// Writes a value where its fence lets it, and adds its key to those sets: of all its tags, or
-    /// of none where they are in other slots.
+    /// Writes a value if its fence permits, and adds its key to `sets`. These are the sets of all
+    /// its tags, or none if they are in other slots.
     pub(super) fn write_fenced(
         &self,
         commands: &mut Commands,
-        asked: Asked,
+        subject: Subject,
         key: &str,
         write: &Write,
         (mark, sets): (&FenceVersion<'_>, &[String]),
@@ -154,11 +158,11 @@ impl Cache {
             self.fence_ttl_ms,
             sets.is_empty() && !write.tags.is_empty(),
         );
-        commands.push(asked, command);
+        commands.push(subject, command);
     }
 
-    /// Invalidations of tags that follow each other, whose order is the same to all: a call has
-    /// those of one rule, whose hits are counted together, and deletes so many members at most.
+    /// Invalidates consecutive tags, whose order does not matter. One call has tags of one rule,
+    /// since their hits are counted together. It deletes at most `members` members.
     fn invalidations(
         &self,
         commands: &mut Commands,
@@ -177,11 +181,11 @@ impl Cache {
             let command = self.invalidation(&tags, members, &mut commands.sent);
             let first = commands.tags.len();
             commands.tags.extend_from_slice(ids);
-            commands.push(Asked::Tags { first, end: commands.tags.len() }, command);
+            commands.push(Subject::Tags { first, end: commands.tags.len() }, command);
         }
     }
 
-    /// An operation in its place.
+    /// Adds an operation in its place.
     pub(super) fn operation(
         &self,
         commands: &mut Commands,
@@ -190,48 +194,50 @@ impl Cache {
         now_ms: i64,
     ) {
         let Operation { target, command, fence_version: mark, .. } = *plan.operation(id);
-        let asked = Asked::Operation(id);
+        let subject = Subject::Operation(id);
         match command {
             Command::Delete => {
                 let deletion = self.deletion(plan, &[id], &mut commands.sent);
-                commands.push(asked, deletion);
+                commands.push(subject, deletion);
             }
             Command::InvalidateTag => self.invalidations(commands, plan, &[id], MEMBERS_PER_CALL),
             Command::Bump(by) => {
-                commands
-                    .push(Asked::Existence(id), arguments(redis::cmd("SET"), &[target, "1", "NX"]));
-                // A Redis that lost writes has given out higher numbers than the one that it holds.
-                let mut command = if self.heals_beside || self.chain.heals() {
+                commands.push(
+                    Subject::Existence(id),
+                    arguments(redis::cmd("SET"), &[target, "1", "NX"]),
+                );
+                // A Redis that lost writes has issued higher numbers than the one it holds.
+                let mut command = if self.heals_beside || self.own_checkpoints.heals() {
                     BUMP_PAST.call(&mut commands.sent, [target.as_bytes()].into_iter())
                 } else {
                     arguments(redis::cmd("INCRBY"), &[target])
                 };
                 command.arg(by);
-                commands.push(asked, command);
+                commands.push(subject, command);
             }
             Command::Expire(expiry) => match Lifetime::draw(expiry, now_ms) {
-                None => commands.push(asked, unlink([target.as_bytes()].into_iter(), 1)),
+                None => commands.push(subject, unlink([target.as_bytes()].into_iter(), 1)),
                 Some(Lifetime { unit, millis, .. }) => {
                     let mut command = redis::cmd(unit.command());
                     command.arg(target).arg(millis).arg("LT");
-                    commands.push(asked, command);
+                    commands.push(subject, command);
                 }
             },
             Command::Serve => {
                 if let Some(mark) = mark {
                     let raise = fence::raise(target, &mark, self.fence_ttl_ms, &mut commands.sent);
-                    commands.push(Asked::Quiet(id), raise);
+                    commands.push(Subject::Quiet(id), raise);
                 }
-                commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
+                commands.push(Subject::Existence(id), arguments(redis::cmd("EXISTS"), &[target]));
                 let mut command = redis::cmd("PEXPIRE");
                 command.arg(target).arg(self.served_stale_ms).arg("LT");
-                commands.push(asked, command);
+                commands.push(subject, command);
             }
             Command::Write(write) => match mark {
                 Some(mark) => {
                     let sets: Vec<String> =
                         write.tags.iter().map(|tag| self.tag_set(tag)).collect();
-                    self.write_fenced(commands, asked, target, write, (&mark, &sets), now_ms);
+                    self.write_fenced(commands, subject, target, write, (&mark, &sets), now_ms);
                 }
                 None => self.write(commands, id, target, write, now_ms),
             },
@@ -251,18 +257,18 @@ impl Cache {
         }
         let Some(Lifetime { unit, millis, set_millis }) = Lifetime::draw(write.expiry, now_ms)
         else {
-            // A value that is over already: nothing to be read, and nothing left of the one before.
-            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+            // The value has expired already: neither it nor the one before may be readable.
+            return commands.push(Subject::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
         let sets: Vec<String> = write.tags.iter().map(|tag| self.tag_set(tag)).collect();
         let keys: Vec<&[u8]> =
             std::iter::once(key.as_bytes()).chain(sets.iter().map(String::as_bytes)).collect();
         let mut command = WRITE_TAGGED.call(&mut commands.sent, keys.into_iter());
         command.arg(&write.value).arg(unit.option()).arg(millis).arg(set_millis);
-        commands.push(Asked::Operation(id), command);
+        commands.push(Subject::Operation(id), command);
     }
 
-    /// Writes a value that no fence guards, whatever its tags.
+    /// Writes a value without a fence, whatever its tags.
     pub(super) fn set(
         &self,
         commands: &mut Commands,
@@ -272,14 +278,14 @@ impl Cache {
         now_ms: i64,
     ) {
         let Some(Lifetime { unit, millis, .. }) = Lifetime::draw(write.expiry, now_ms) else {
-            return commands.push(Asked::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
+            return commands.push(Subject::Operation(id), unlink([key.as_bytes()].into_iter(), 1));
         };
-        commands.push(Asked::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
+        commands.push(Subject::Existence(id), arguments(redis::cmd("EXISTS"), &[key]));
         let mut command = arguments(redis::cmd("SET"), &[key, &write.value]);
         if unit != Unit::Never {
             command.arg(unit.option()).arg(millis);
         }
-        commands.push(Asked::Operation(id), command);
+        commands.push(Subject::Operation(id), command);
     }
 }
 
@@ -295,12 +301,12 @@ impl Commands {
                 write_side_key(Kind::Lease, plan.operation(id).target.as_bytes(), &mut lease);
                 unlink.arg(&lease);
             }
-            commands.push(Asked::Leases { first, end }, unlink);
+            commands.push(Subject::Leases { first, end }, unlink);
         }
         commands
     }
 
-    /// None yet, and for nodes that know the scripts or ask for them.
+    /// Returns an empty list for nodes that know the scripts or answer NOSCRIPT.
     pub(super) fn in_cluster() -> Self {
         Self::none(Sent::all())
     }
@@ -308,7 +314,7 @@ impl Commands {
     fn none(sent: Sent) -> Self {
         Self {
             chunks: vec![Pipeline::new()],
-            asked: Vec::new(),
+            subjects: Vec::new(),
             voids: Vec::new(),
             tags: Vec::new(),
             chunk_bytes: 0,
@@ -316,21 +322,21 @@ impl Commands {
         }
     }
 
-    /// The operations that void the leases of their keys.
+    /// Returns the operations that void the leases of their keys.
     pub(super) fn voided(plan: &Plan<'_>) -> Vec<OperationId> {
         let mut voids = Vec::with_capacity(plan.deletions().len() + plan.in_order().len());
         voids.extend_from_slice(plan.deletions());
         voids.extend(plan.in_order().iter().filter(|&&id| match plan.operation(id).command {
-            // A load that began before an expiry would undo it: its value would live for as long as
-            // any.
+            // A load that began before an expiry would undo it: the loaded value would live its
+            // full time.
             Command::Delete | Command::Write(_) | Command::Expire(_) | Command::Serve => true,
-            // An invalidation finds the leases of its members itself; nobody loads counters.
+            // An invalidation finds the leases of its members itself, and nothing loads counters.
             Command::InvalidateTag | Command::Bump(_) => false,
         }));
         voids
     }
 
-    pub(super) fn push(&mut self, asked: Asked, command: Cmd) {
+    pub(super) fn push(&mut self, subject: Subject, command: Cmd) {
         let bytes: usize = command
             .args_iter()
             .map(|argument| if let redis::Arg::Simple(bytes) = argument { bytes.len() } else { 0 })
@@ -344,16 +350,16 @@ impl Commands {
             self.chunk_bytes = 0;
         }
         self.chunk_bytes += bytes;
-        self.asked.push(asked);
+        self.subjects.push(subject);
         if let Some(chunk) = self.chunks.last_mut() {
             chunk.add_command(command);
         }
     }
 }
 
-/// UNLINK without keys, with room for so many.
+/// Returns an UNLINK without keys, with room for `count`.
 fn empty_unlink(count: usize) -> Cmd {
-    /// Enough for most keys with their prefixes: a longer one makes the buffer grow.
+    /// Enough for most keys with their prefixes; a longer one makes the buffer grow.
     const BYTES_PER_KEY: usize = 40;
     let mut command = Cmd::with_capacity(count + 1, 6 + count * BYTES_PER_KEY);
     command.arg("UNLINK");

@@ -1,79 +1,68 @@
-//! The connection to the one Redis server that takes writes.
+//! The connection to the one Redis server that takes writes. Its address is a setting, or comes
+//! from sentinels.
 
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::failure::{self, CommandError, Outage};
-use super::sentinel::Primary;
+use super::connection_state::{Connect, ConnectionState, SharedConnection};
+use super::failure::{self, CacheError, CommandError, Outage};
+use super::sentinel::SentinelPrimary;
 use super::socket::{self, Socket};
-use super::standing::{Connect, Standing, State};
 use crate::config::{RedisConfig, RedisMode};
 
-/// Settings that no connection can be made with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CacheError {
-    /// Not one usable URL. Says what is wrong, never the URL: it may hold a password.
-    #[error("UNSTALE_REDIS_URL: {0}")]
-    Url(String),
-    /// The PEM texts cannot be used.
-    #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}: {0}")]
-    Tls(String),
+/// The connection to the server that takes writes.
+#[derive(Debug)]
+pub(super) enum PrimaryConnection {
+    Named(SharedConnection<NamedServer>),
+    Watched(SharedConnection<SentinelPrimary>),
 }
 
-/// The connection to the server that takes writes: the one that is named, or the one that the
-/// sentinels name.
+/// Server with a fixed address.
 #[derive(Debug)]
-pub(super) enum Link {
-    Named(Standing<Server>),
-    Watched(Standing<Primary>),
-}
-
-/// Where the connection goes, as it is set.
-#[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct NamedServer {
     client: redis::Client,
     probe_key: String,
 }
 
-impl Link {
+impl PrimaryConnection {
     pub(super) fn new(config: &RedisConfig, probe_key: String) -> Result<Self, CacheError> {
         if let RedisMode::Sentinel { master } = &config.mode {
-            return Ok(Self::Watched(Standing::new(Primary::new(config, master, probe_key)?)));
+            return Ok(Self::Watched(SharedConnection::new(SentinelPrimary::new(
+                config, master, probe_key,
+            )?)));
         }
         let [url] = config.urls.as_slice() else {
-            return Err(CacheError::Url(
-                "one address is expected with UNSTALE_REDIS_MODE=single".into(),
-            ));
+            return Err(CacheError::Url("UNSTALE_REDIS_MODE=single takes one address".into()));
         };
         let client = socket::client(url.expose(), &config.tls)?;
-        Ok(Self::Named(Standing::new(Server { client, probe_key })))
+        Ok(Self::Named(SharedConnection::new(NamedServer { client, probe_key })))
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> ConnectionState {
         match self {
-            Self::Named(standing) => standing.state(),
-            Self::Watched(standing) => standing.state(),
+            Self::Named(connection) => connection.state(),
+            Self::Watched(connection) => connection.state(),
         }
     }
 
     pub(super) fn live(&self) -> Result<Arc<Socket>, Outage> {
         match self {
-            Self::Named(standing) => standing.live(),
-            Self::Watched(standing) => standing.live(),
+            Self::Named(connection) => connection.live(),
+            Self::Watched(connection) => connection.live(),
         }
     }
 
-    /// See [`Standing::give_up`].
+    /// See [`SharedConnection::give_up`].
     pub(super) fn give_up(&self, live: &Socket, outage: &Outage) {
         match self {
-            Self::Named(standing) => standing.give_up(live, outage),
-            Self::Watched(standing) => standing.give_up(live, outage),
+            Self::Named(connection) => connection.give_up(live, outage),
+            Self::Watched(connection) => connection.give_up(live, outage),
         }
     }
 
-    /// Sends commands in one go and awaits their answers, errors of single commands among them.
-    /// Polled once, they are on their way.
+    /// Sends commands in one pipeline and awaits their answers, which include errors of single
+    /// commands. The first poll sends them.
     pub(super) async fn send(
         &self,
         live: &Socket,
@@ -86,7 +75,7 @@ impl Link {
         result
     }
 
-    /// One command by itself.
+    /// Runs one command by itself.
     pub(super) async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
         let live = self.live()?;
         let mut pipeline = Pipeline::with_capacity(1);
@@ -98,24 +87,24 @@ impl Link {
         answer
     }
 
-    /// Another connection, to a server that need not take writes.
+    /// Opens another connection, to a server that need not take writes.
     pub(super) async fn connect_apart(&self) -> Result<Arc<Socket>, Outage> {
         match self {
-            Self::Named(standing) => standing.connect().connect().await,
-            Self::Watched(standing) => standing.connect().connect().await,
+            Self::Named(connection) => connection.connect().connect().await,
+            Self::Watched(connection) => connection.connect().connect().await,
         }
     }
 
-    /// See [`Standing::probe`].
+    /// See [`SharedConnection::probe`].
     pub(super) async fn probe(&self) -> Result<(), Outage> {
         match self {
-            Self::Named(standing) => standing.probe().await,
-            Self::Watched(standing) => standing.probe().await,
+            Self::Named(connection) => connection.probe().await,
+            Self::Watched(connection) => connection.probe().await,
         }
     }
 }
 
-impl Connect for Server {
+impl Connect for NamedServer {
     type Live = Socket;
 
     async fn connect(&self) -> Result<Arc<Socket>, Outage> {

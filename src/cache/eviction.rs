@@ -1,24 +1,24 @@
-//! Whether Redis may throw away keys that invalidation rests on: the sets of tags, fences,
-//! counters, drains under way.
+//! Checks whether Redis may evict keys that invalidation depends on: tags' sets, fences, counters,
+//! and drains in progress.
 
 use redis::Value;
 
 use super::Cache;
 use super::failure::{self, CommandError, Outage};
 
-/// What Redis does when its memory is full.
+/// Behaviour of Redis when its memory is full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Eviction {
-    /// It refuses writes, or has no limit: nothing of ours goes.
+    /// It refuses writes or has no limit, so it evicts none of our keys.
     Safe,
-    /// It evicts keys of ours.
+    /// It may evict our keys.
     Risky {
-        /// `maxmemory-policy`.
+        /// Value of `maxmemory-policy`.
         policy: String,
-        /// What may go, and what that does.
+        /// Keys at risk, and the consequence.
         consequence: &'static str,
     },
-    /// It does not tell us.
+    /// It does not show its policy.
     Unknown,
 }
 
@@ -50,10 +50,11 @@ impl Cache {
 }
 
 impl Cache {
-    /// Asks as [`eviction`](Self::eviction) does, for a setting that refuses a Redis which evicts.
+    /// Fails if Redis may evict keys that invalidation needs, for a setting that refuses such a
+    /// Redis.
     ///
     /// # Errors
-    /// An outage, or Redis may evict keys that invalidation needs, or does not show whether it may.
+    /// An outage, or Redis may evict such keys, or does not show whether it may.
     pub(super) async fn refuse_eviction(&self) -> Result<(), Outage> {
         match self.eviction().await? {
             Eviction::Safe => Ok(()),
@@ -87,7 +88,7 @@ fn from_config(value: &Value) -> Option<Eviction> {
     judge(field("maxmemory"), field("maxmemory-policy")?)
 }
 
-/// Without a limit nothing is evicted; where the limit is not told there may be one.
+/// Judges a policy. Without a limit nothing is evicted; an unknown limit counts as a limit.
 fn judge(maxmemory: Option<&str>, policy: &str) -> Option<Eviction> {
     let consequence = match policy {
         "noeviction" => return Some(Eviction::Safe),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_answer_is_read() {
+    fn answers_to_info_and_config_are_read() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let info = bulk(
             "# Memory\r\nused_memory:1\r\nmaxmemory:1048576\r\nmaxmemory_human:1M\r\nmaxmemory_policy:allkeys-lru\r\n",

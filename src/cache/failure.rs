@@ -1,4 +1,5 @@
-//! What Redis' errors mean: whose fault they are, and whether asking again can help.
+//! The meaning of Redis' errors: whether they concern the server or one command, and whether a
+//! retry can help.
 
 use std::fmt::Display;
 
@@ -8,25 +9,35 @@ use crate::plan::EffectOutcome;
 use crate::reason::Reason;
 use crate::tls;
 
-/// Redis cannot be worked with. Nothing is blamed on an event: what was asked for is asked again
-/// later, whole.
+/// Settings that no connection can be made with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CacheError {
+    /// The URLs are not usable. The text never quotes a URL, which may hold a password.
+    #[error("UNSTALE_REDIS_URL: {0}")]
+    Url(String),
+    /// The PEM texts are not usable.
+    #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}: {0}")]
+    Tls(String),
+}
+
+/// Redis is not usable. No event is at fault: the whole request is repeated later.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause}")]
 pub struct Outage {
-    /// For logs and `unstale_paused`: Redis' code and what it means, never keys or values.
+    /// Text for logs and `unstale_paused`: Redis' code and its meaning, never keys or values.
     pub cause: String,
-    /// Waiting will not end it: somebody must mend credentials, rights or versions.
+    /// Waiting does not end it: an operator must fix credentials, rights or versions.
     pub needs_person: bool,
-    /// Redis has reached `maxmemory` and takes deletions alone:
+    /// Redis has reached `maxmemory` and takes only deletions:
     /// [`Cache::delete_now`](super::Cache::delete_now).
     pub out_of_memory: bool,
-    /// The checkpoint right behind a batch was not as the batch must have left it. Only the caller
-    /// whose batch it was sees this.
+    /// The checkpoint behind a batch was not what the batch must have left. Only the caller with
+    /// that batch sees this.
     pub broke_checkpoint: bool,
 }
 
 impl Outage {
-    /// Waiting may end it.
+    /// Returns an outage that waiting may end.
     pub fn new(cause: impl Into<String>) -> Self {
         Self {
             cause: cause.into(),
@@ -36,34 +47,35 @@ impl Outage {
         }
     }
 
-    /// What Redis had confirmed is not there any more.
-    pub fn went_back() -> Self {
-        Self::new("Redis has lost writes that it had confirmed: it came back from an older state")
+    /// Returns the outage of a Redis that lost confirmed writes.
+    pub fn lost_writes() -> Self {
+        Self::new("Redis has lost writes that it had confirmed")
     }
 
-    /// Returns the outage of a batch behind which the checkpoint is broken: Redis went back, or the
-    /// batch itself changed it.
+    /// Returns the outage of a batch whose checkpoint is broken: Redis lost writes, or the batch
+    /// itself changed the checkpoint.
     pub(super) fn broke_checkpoint() -> Self {
-        Self { broke_checkpoint: true, ..Self::went_back() }
+        Self { broke_checkpoint: true, ..Self::lost_writes() }
     }
 
-    /// Returns the outage as it is for all but the batch that met it.
+    /// Returns the outage without what concerns only the batch that met it.
     #[must_use]
     pub fn for_others(&self) -> Self {
         Self { broke_checkpoint: false, ..self.clone() }
     }
 
-    /// Writes that it confirmed to other workers may be lost.
+    /// Returns the outage of a replaced server, which may have lost other workers' writes.
     pub fn replaced() -> Self {
         Self::new(
-            "Redis was restarted, or a replica took its place: it may have lost writes that it had confirmed",
+            "Redis was restarted or replaced by a replica, and may have lost writes that it had confirmed",
         )
     }
 
-    /// Without them nobody would notice that Redis went back.
-    pub fn no_marks(cause: &str) -> Self {
+    /// Returns the outage of a Redis that refuses checkpoints, without which lost writes go
+    /// unnoticed.
+    pub fn no_checkpoints(cause: &str) -> Self {
         Self::for_person(format!(
-            "Redis does not let us keep our marks ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md"
+            "Redis refuses our checkpoints ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md"
         ))
     }
 
@@ -72,25 +84,25 @@ impl Outage {
     }
 }
 
-/// Why a command that is no part of a batch was not done.
+/// Reason why a command outside a batch was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// Redis cannot be worked with.
+    /// Redis is not usable.
     #[error(transparent)]
     Outage(#[from] Outage),
-    /// Redis refuses this one command for good: the command and Redis' code.
+    /// Redis refuses this command for good. The text has the command and Redis' code.
     #[error("{0}")]
     Refused(String),
-    /// Redis did not do this one command, for a reason that may pass.
+    /// Redis did not do this command, for a reason that may pass.
     #[error("{0}")]
     Failed(String),
 }
 
 impl CommandError {
-    /// What it means for the effect that the command was for.
+    /// Returns what the error means for the effect that the command was for.
     ///
     /// # Errors
-    /// The outage, which is no effect's fault.
+    /// The outage: no effect is at fault.
     pub fn into_outcome(self) -> Result<EffectOutcome, Outage> {
         match self {
             Self::Outage(outage) => Err(outage),
@@ -102,22 +114,22 @@ impl CommandError {
     }
 }
 
-/// The codes of errors that say something of the server and nothing of the command. NOSCRIPT is
-/// among them because the whole batch must run again, and before the ones after it.
+/// Codes of errors that concern the server and not the command, with their meanings. NOSCRIPT is
+/// among them: the whole batch must run again, before later ones.
 const OUTAGES: [(&str, &str); 19] = [
     ("LOADING", "Redis is loading its data"),
     ("READONLY", "Redis is a read-only replica"),
     ("OOM", "Redis has reached maxmemory"),
     ("MISCONF", "Redis cannot save to disk and refuses writes"),
-    ("BUSY", "Redis is busy running a script"),
-    ("UNKILLABLE", "Redis is busy running a script"),
+    ("BUSY", "Redis is busy with a script"),
+    ("UNKILLABLE", "Redis is busy with a script"),
     ("MASTERDOWN", "Redis is a replica that has lost its primary"),
     ("CLUSTERDOWN", "the Redis cluster is down"),
     ("TRYAGAIN", "the Redis cluster is moving slots"),
     ("MOVED", IS_CLUSTER),
     ("ASK", IS_CLUSTER),
     ("NOREPLICAS", "Redis has too few replicas to accept writes"),
-    ("NOAUTH", "Redis asks for a password: UNSTALE_REDIS_URL"),
+    ("NOAUTH", "Redis requires a password: set it in UNSTALE_REDIS_URL"),
     ("WRONGPASS", "Redis refuses the credentials in UNSTALE_REDIS_URL"),
     ("DENIED", "Redis is in protected mode: set a password or protected-mode no"),
     ("NOSCRIPT", "Redis lost its scripts in the middle of a batch"),
@@ -131,11 +143,11 @@ const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=c
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
-/// What a command that the server does not know means.
+/// Meaning of a command that the server does not know.
 const UNKNOWN_COMMAND: &str =
     "unknown command: Redis 7.0 or newer is needed, with no command renamed";
 
-/// What an answer of Redis' means for the command named.
+/// Returns the meaning of an error for the named command.
 pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     let details = error.details().unwrap_or_default();
     let code = code(error, details);
@@ -173,7 +185,7 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     }
 }
 
-/// The answer to the command named, or what its error means.
+/// Returns the answer to the named command, or the meaning of its error.
 pub(super) fn of_answer(name: &str, answer: Option<Value>) -> Result<Value, CommandError> {
     match answer {
         Some(Value::ServerError(error)) => Err(classify(name, &error)),
@@ -182,7 +194,8 @@ pub(super) fn of_answer(name: &str, answer: Option<Value>) -> Result<Value, Comm
     }
 }
 
-/// Redis' code. Before 7.0, errors within scripts came as `ERR` with the code inside the text.
+/// Returns Redis' code. Before 7.0, errors within scripts came as `ERR` with the code inside the
+/// text.
 fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
     let code = error.code();
     if code != "ERR" || !details.contains("Error running script") {
@@ -194,13 +207,13 @@ fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
         .unwrap_or(code)
 }
 
-/// Nothing of use answers at an address: say why.
+/// Returns the outage of an address where nothing usable answers.
 pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Display) -> Outage {
     Outage::new(format!("Redis cannot be reached at {address}: {cause}"))
 }
 
-/// Nothing answers at an address within the time for it. A server that waits for plain commands
-/// leaves a TLS handshake unanswered.
+/// Returns the outage of an address that does not answer in time. A server that waits for plain
+/// commands does not answer a TLS handshake.
 pub(super) fn timed_out(address: &ConnectionAddr) -> Outage {
     match address {
         ConnectionAddr::TcpTls { .. } => unreachable(
@@ -211,7 +224,7 @@ pub(super) fn timed_out(address: &ConnectionAddr) -> Outage {
     }
 }
 
-/// Why a connection does not come about.
+/// Returns the reason why a connection was not made.
 pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Outage {
     if let Some(explained) = tls::REDIS.explain(&error.to_string()) {
         return unreachable(address, explained);
@@ -262,10 +275,10 @@ pub(super) fn broken(error: &RedisError) -> Outage {
                         Outage::new(format!("Redis refuses the connection: {message}"))
                     }
                 },
-                // The library gives this refusal no other mark.
+                // The library gives this refusal no kind of its own.
                 _ if error.to_string().contains("refused to switch database") => {
                     Outage::for_person(
-                        "Redis refuses the database that UNSTALE_REDIS_URL names: is it there (`databases`), and has our user +select?",
+                        "Redis refuses the database in UNSTALE_REDIS_URL: check its number (`databases`), and grant our user +select",
                     )
                 }
                 _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
@@ -273,62 +286,62 @@ pub(super) fn broken(error: &RedisError) -> Outage {
         }
         _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
         ErrorKind::Parse => Outage::new(
-            "the connection to Redis is given up: what answers there does not speak its protocol",
+            "the connection to Redis was given up: the server does not speak its protocol",
         ),
         _ => Outage::new(format!("the connection to Redis was lost: {error}")),
     }
 }
 
-/// A version that lacks what the scripts and commands here need (`PEXPIRE … LT` and `GT`).
+/// Returns the outage of a version that lacks commands of the scripts (`PEXPIRE … LT` and `GT`).
 pub(super) fn too_old(version: &str) -> Outage {
     Outage::for_person(format!("Redis is {version}: 7.0 or newer is needed"))
 }
 
-/// A setting refuses a Redis that evicts.
+/// Returns the outage of a Redis that evicts, which a setting forbids.
 pub(super) fn evicts(why: &str) -> Outage {
     Outage::for_person(format!("UNSTALE_REDIS_EVICTION=refuse: {why}"))
 }
 
-/// The server is a node of a cluster, and the settings say that it is none.
+/// Returns the outage of a cluster's node where the settings name a single server.
 pub(super) fn is_cluster() -> Outage {
     Outage::for_person(IS_CLUSTER)
 }
 
-/// The address of a cluster's node leads to something else.
+/// Returns the outage of a cluster's address that leads to something else.
 pub(super) fn no_cluster(cause: &str) -> Outage {
     Outage::for_person(format!(
-        "Redis does not say who serves which slot: is it a cluster, and has our user +cluster? ({cause})"
+        "Redis does not show the owners of its slots ({cause}): check that it is a cluster, and grant our user +cluster"
     ))
 }
 
-/// The server may be a replica, and we may not ask.
+/// Returns the outage of a server that may be a replica, without the right to ask.
 pub(super) fn no_right_to_role(cause: &str) -> Outage {
     Outage::for_person(format!(
-        "Redis does not say whether it is a primary: the ACL of our user needs +role ({cause})"
+        "Redis does not show its role: the ACL of our user needs +role ({cause})"
     ))
 }
 
-/// The sentinels answer, and none knows the name.
+/// Returns the outage of a name that no sentinel knows.
 pub(super) fn unknown_primary(name: &str) -> Outage {
     Outage::for_person(format!(
-        "the sentinels watch no primary named {name}: UNSTALE_REDIS_SENTINEL_MASTER"
+        "the sentinels watch no primary named {name}: check UNSTALE_REDIS_SENTINEL_MASTER"
     ))
 }
 
-/// A sentinel refuses to say which server is the primary.
+/// Returns the outage of a sentinel that refuses to name the primary.
 pub(super) fn of_sentinel(error: &ServerError) -> Outage {
     Outage::for_person(format!(
-        "a sentinel refuses us: is it one, are the credentials in UNSTALE_REDIS_URL right, has our user +sentinel|master? ({})",
+        "a sentinel refuses us ({}): check its address and the credentials in UNSTALE_REDIS_URL, and grant our user +sentinel|master",
         error.code()
     ))
 }
 
-/// What a probe's error means.
+/// Returns the meaning of a probe's error.
 pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
     match classify("SET", error) {
         CommandError::Outage(outage) => outage,
         CommandError::Refused(_) if error.code() == "NOPERM" => Outage::for_person(
-            "Redis gives us no right to write our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
+            "Redis refuses writes to our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
         ),
         CommandError::Refused(cause) | CommandError::Failed(cause) => {
             Outage::new(format!("Redis takes no writes: {cause}"))
@@ -347,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_trouble_is_an_outage() {
+    fn errors_of_the_server_are_outages() {
         for (code, _) in OUTAGES {
             assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
         }
@@ -363,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_command_and_code_and_nothing_of_the_text() {
+    fn a_refusal_names_command_and_code_but_quotes_no_text() {
         for (code, detail, message) in [
             ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
             ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
@@ -423,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_tried_again() {
+    fn an_unknown_error_is_retried() {
         assert_eq!(of("NEWCODE", "secret"), CommandError::Failed("SET: NEWCODE".into()));
     }
 }

@@ -1,5 +1,5 @@
-//! Fences: beside each key that a versioned rule may write, the highest version of each entity that
-//! was written to it or deleted from it.
+//! Fences: beside each key that a versioned rule may write, the highest version of each entity. It
+//! counts whether that version wrote the key or deleted it.
 
 use redis::Cmd;
 
@@ -7,7 +7,7 @@ use super::script::{DELETE_FENCED, RAISE_FENCE, Sent, WRITE_FENCED};
 use super::side_keys::fence;
 use crate::plan::FenceVersion;
 
-/// Keys in one call: some hundred microseconds of Redis' time.
+/// Maximum number of keys in one call: some hundred microseconds of Redis' time.
 pub(super) const KEYS_PER_CALL: usize = 200;
 
 /// Deletes keys, and raises their fences.
@@ -30,8 +30,8 @@ pub(super) fn raise(key: &str, mark: &FenceVersion<'_>, ttl_ms: i64, sent: &mut 
     command
 }
 
-/// Sets a key and adds it to its tags' sets where the fence lets it. The value and its lifetime are
-/// for the caller to add, then [`end`].
+/// Begins a call that sets a key and adds it to its tags' sets if the fence permits. The caller
+/// adds the value and its lifetime, then calls [`end`].
 pub(super) fn begin_write(
     key: &str,
     mark: &FenceVersion<'_>,
@@ -44,8 +44,8 @@ pub(super) fn begin_write(
     WRITE_FENCED.call(sent, keys.into_iter())
 }
 
-/// What the arguments of a fenced write end with. Where its tags' sets are in other slots, a write
-/// that comes again deletes: nobody knows whether it was in them all the while.
+/// Adds the last arguments of a fenced write. If its tags' sets are in other slots, a repeated
+/// write deletes the key: it may have been outside the sets for a while.
 pub(super) fn end(
     command: &mut Cmd,
     mark: &FenceVersion<'_>,
@@ -55,7 +55,7 @@ pub(super) fn end(
     command.arg(text(mark)).arg(ttl_ms).arg(u8::from(sets_are_elsewhere));
 }
 
-/// As `fence.lua` reads it.
+/// Returns the text that `fence.lua` reads.
 fn text(FenceVersion { version, tied }: &FenceVersion<'_>) -> String {
     if *tied {
         format!("{}::", version.digits)

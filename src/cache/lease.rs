@@ -1,44 +1,42 @@
-//! Leases: the right to fill a key with a value that takes time to load. Whatever invalidates the
-//! key or one of its tags meanwhile voids it.
+//! Leases: the right to fill a key with a value that takes time to load. Any invalidation of the
+//! key or one of its tags during that time voids the lease.
 
 use std::time::Duration;
 
 use redis::Value;
 
 use super::failure::CommandError;
-use super::lifetime::{self, Lifetime};
+use super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::script::{FILL, GRANT_LEASE, RELEASE_LEASE, Sent};
 use super::side_keys::{Kind, SEQUENCE, side_key};
 use super::{Cache, Redis, integers};
 use crate::registry::Expiry;
 
-/// A longer lease is cut to this: tags remember their invalidations for a multiple of it.
-pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
-
-/// Who may load.
+/// Answer to a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// The asker. `since` is handed back with the value.
+    /// The caller has the lease. It returns `since` with the value.
     Granted {
-        /// What the sequence of invalidations had come to.
+        /// Number of the sequence of invalidations at the grant.
         since: u64,
     },
-    /// Somebody else is at it.
+    /// Another holder has the lease.
     Held,
 }
 
-/// What became of a loaded value.
+/// Result of storing a loaded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// It is in the cache.
+pub enum FillOutcome {
+    /// The value is stored.
     Filled,
-    /// It is not: the key or one of its tags was invalidated since the grant, or the lease ran out.
+    /// The value is not stored: the key or one of its tags was invalidated since the grant, or the
+    /// lease ran out.
     Refused,
-    /// It is not, and need not be: its time was over before it was loaded.
+    /// The value is not stored, and need not be: it expired before it was loaded.
     Over,
 }
 
-/// A token that no other holder of a lease has.
+/// Returns a token that no other holder of a lease has.
 pub fn new_token() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
@@ -71,8 +69,7 @@ impl Cache {
         }
     }
 
-    /// Puts a loaded value into the cache, its key into the sets of `tags`, and gives the lease
-    /// back.
+    /// Stores a loaded value, adds its key to the sets of `tags`, and releases the lease.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -84,7 +81,7 @@ impl Cache {
         value: &[u8],
         expiry: Expiry,
         tags: &[String],
-    ) -> Result<Fill, CommandError> {
+    ) -> Result<FillOutcome, CommandError> {
         if let Redis::Cluster(cluster) = &self.redis {
             return self.fill_in_cluster(cluster, (key, token), since, value, expiry, tags).await;
         }
@@ -92,7 +89,7 @@ impl Cache {
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Over);
+            return Ok(FillOutcome::Over);
         };
         let mut keys = vec![key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
         for tag in tags {
@@ -102,15 +99,15 @@ impl Cache {
         }
         let mut command = FILL.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
-        match self.call_sealed("fill", command).await? {
-            Value::Int(1) => Ok(Fill::Filled),
-            Value::Int(0) => Ok(Fill::Refused),
+        match self.call_with_checkpoint("fill", command).await? {
+            Value::Int(1) => Ok(FillOutcome::Filled),
+            Value::Int(0) => Ok(FillOutcome::Refused),
             _ => Err(unexpected()),
         }
     }
 
-    /// Gives a lease back unused, so that the next may load at once. Only its holder's token does;
-    /// whether it still was the holder's.
+    /// Releases an unused lease, so that the next reader may load at once. Returns whether `token`
+    /// still held it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -123,5 +120,5 @@ impl Cache {
 }
 
 fn unexpected() -> CommandError {
-    CommandError::Failed("lease: an answer of another shape than expected".into())
+    CommandError::Failed("lease: unexpected answer".into())
 }

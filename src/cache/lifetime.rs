@@ -1,36 +1,40 @@
-//! How long a value lives, in Redis' words. Chance and the clock come in here.
+//! Lifetimes of values in Redis' units. Chance and the clock enter here.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::lease::LONGEST_LEASE;
 use crate::registry::Expiry;
 
-/// Redis refuses times to live near 2^63 ms (it adds the clock to them); this is 146 million years.
+/// Maximum duration of a lease; a longer one is cut to this. Tags remember their invalidations for
+/// a multiple of it.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
+
+/// Maximum lifetime. Redis adds the clock to it and refuses times near 2^63 ms; this is 146 million
+/// years.
 const LONGEST_MS: i64 = i64::MAX / 2;
 
-/// What SET, PEXPIRE and the scripts are told.
+/// Arguments of SET, PEXPIRE and the scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lifetime {
     pub(super) unit: Unit,
-    /// Of the value.
+    /// Lifetime of the value.
     pub(super) millis: i64,
-    /// Of a tag's set that the value is in: never less.
+    /// Lifetime of a tag's set with the value in it: never less.
     pub(super) set_millis: i64,
 }
 
-/// What the milliseconds count from.
+/// Origin of the milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
-    /// From now.
+    /// They count from now.
     After,
-    /// From the Unix epoch.
+    /// They count from the Unix epoch.
     At,
-    /// They do not: the value stays.
+    /// The value does not expire.
     Never,
 }
 
 impl Unit {
-    /// As an option of SET, and as `tag_member.lua` reads it.
+    /// Returns the option of SET, which `tag_member.lua` reads as well.
     pub(super) const fn option(self) -> &'static str {
         match self {
             Self::After => "PX",
@@ -39,7 +43,7 @@ impl Unit {
         }
     }
 
-    /// The command that expires a key.
+    /// Returns the command that expires a key.
     pub(super) const fn command(self) -> &'static str {
         match self {
             Self::At => "PEXPIREAT",
@@ -49,7 +53,7 @@ impl Unit {
 }
 
 impl Lifetime {
-    /// `None` where it is over already. Jitter is drawn anew at each call.
+    /// Draws a lifetime, or `None` if it is over already. Each call draws new jitter.
     pub(super) fn draw(expiry: Expiry, now_ms: i64) -> Option<Self> {
         match expiry {
             Expiry::Never => Some(Self { unit: Unit::Never, millis: 0, set_millis: 0 }),
@@ -75,7 +79,7 @@ impl Lifetime {
 }
 
 impl Lifetime {
-    /// Of a tag's set that the key joins in a step of its own, before its value is set: the value's
+    /// Returns the lifetime of a tag's set that the key joins in a step of its own. The value's
     /// time begins later, by a lease at most.
     pub(super) fn joined_millis(self) -> i64 {
         if self.unit == Unit::Never {
@@ -86,7 +90,7 @@ impl Lifetime {
     }
 }
 
-/// At least one: Redis refuses 0.
+/// Converts to milliseconds, at least one: Redis refuses 0.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(LONGEST_MS).clamp(1, LONGEST_MS)
 }
@@ -100,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jitter_shortens_within_its_part_and_the_set_keeps_the_whole() {
+    fn jitter_shortens_the_key_but_not_its_set() {
         let expiry = Expiry::After { ttl: Duration::from_secs(100), jitter: 0.1 };
         let drawn: Vec<_> = (0..200).map(|_| Lifetime::draw(expiry, 0).unwrap()).collect();
         assert!(drawn.iter().all(|lifetime| (90_000..=100_000).contains(&lifetime.millis)
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redis_would_refuse_is_never_drawn() {
+    fn a_lifetime_that_redis_refuses_is_never_drawn() {
         for (ttl, jitter) in
             [(Duration::ZERO, 0.0), (Duration::from_millis(1), 1.0), (Duration::MAX, 0.0)]
         {

@@ -1,67 +1,82 @@
-//! Redis as the worker uses it: connection, apply, tags and their upkeep, leases. Nothing else but
-//! [`reader`](crate::reader) speaks to it.
+//! Redis as the worker uses it. Only this module and [`reader`](crate::reader) send commands to it.
 //!
-//! A [`Cache`] has one connection that all share, to a cluster one for each of its primaries. Only
-//! [`Cache::probe`] makes them; an outage ends them, with everything under way there.
+//! A [`Cache`] shares one connection among all callers, or one for each primary of a cluster. Only
+//! [`Cache::probe`] connects. An outage ends the connection with all commands in flight on it.
+//!
+//! The files, in reading order:
+//!
+//! - [`connection`], `connection_state`, `socket`, `sentinel`, `address`, `server`: connecting, and
+//!   the connection's state
+//! - [`failure`]: the meaning of Redis' errors
+//! - [`apply`], `commands`, `applied`: a plan, its commands, and what their answers add up to
+//! - `fence`, `lifetime`, `second_deletes`, `without_memory`: parts of a plan
+//! - `tags`, `aside`, `tag_maintenance`: invalidation of tags, and the removal of dead members
+//! - `lease`, `claim`: rights to fill a key and to load it
+//! - `checkpoints`: how workers notice that Redis lost writes, and the state of heals
+//! - `workers`, `secret`, `eviction`: worker reports, the signing secret, the eviction policy
+//! - `cluster`: all that a Redis Cluster does differently
+//! - `script`, `side_keys`, `slot`: Lua scripts, names of our own keys, slots
+//!
+//! Rules and events are not known here: a [`Plan`](crate::plan::Plan) comes resolved.
 
 mod address;
-mod again;
 mod applied;
 mod apply;
-mod asides;
+mod aside;
+mod checkpoints;
 mod claim;
 mod cluster;
 mod commands;
 mod connection;
+mod connection_state;
 mod eviction;
 mod failure;
 mod fence;
 mod lease;
 mod lifetime;
-mod marks;
-mod prune;
 pub(crate) mod script;
+mod second_deletes;
 mod secret;
 mod sentinel;
 mod server;
 pub(crate) mod side_keys;
 pub(crate) mod slot;
 mod socket;
-mod standing;
+mod tag_maintenance;
 mod tags;
 mod without_memory;
 mod workers;
 
-pub use again::{Again, Due, SecondPasses};
 pub use applied::{Applied, KeyHits};
-pub use asides::Asides;
-pub use claim::{Claim, LoadToken};
-pub use connection::CacheError;
-pub use eviction::Eviction;
-pub use failure::{CommandError, Outage};
-pub use lease::{Fill, Grant, LONGEST_LEASE, new_token};
-pub use marks::{
-    Change, Died, Doubt, Entered, HealDetails, HealFrom, HealProgress, HealRecord, LastCount,
-    LowWatermark, Marks, Owed, OwedHeal, OwedHeals, Tick, Turn, Unhealed,
+pub use aside::Asides;
+pub use checkpoints::{
+    Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom, HealProgress,
+    HealRecord, HealTurn, LastCount, LowWatermark, Owed, OwedHeal, OwedHeals, Tick, Unhealed,
 };
-pub use prune::{PRUNE_STEP, Pruned, TagSets};
+pub use claim::{Claim, LoadToken};
+pub use connection_state::ConnectionState;
+pub use eviction::Eviction;
+pub use failure::{CacheError, CommandError, Outage};
+pub use lease::{FillOutcome, Grant, new_token};
+pub use lifetime::LONGEST_LEASE;
 pub use script::READER_SCRIPTS;
-pub use server::Server;
-pub use standing::State;
+pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};
+pub use server::ServerInfo;
+pub use tag_maintenance::{SCAN_STEP, TagSets, TagSlice};
 pub use tags::{Drained, Invalidated};
-pub use workers::{REPORT_COUNTS_FOR, Report, Reported};
+pub use workers::{REPORT_COUNTS_FOR, ReportedWorker, WorkerReport};
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
 use crate::config::{RedisConfig, RedisMode};
+use checkpoints::OwnCheckpoints;
 use cluster::Cluster;
-use connection::Link;
-use marks::Chain;
+use connection::PrimaryConnection;
 use without_memory::Deleter;
 
-/// Redis, as far as this program uses it.
+/// Client of the Redis server or cluster that holds the cache.
 #[derive(Debug)]
 pub struct Cache {
     redis: Redis,
@@ -70,80 +85,80 @@ pub struct Cache {
     served_stale_ms: i64,
     aside_filled_for: Duration,
     workers: String,
-    /// The hashes of marks.
-    marks: Vec<String>,
+    /// Names of the hashes of checkpoints.
+    checkpoint_hashes: Vec<String>,
     id: String,
-    chain: Chain,
-    again: String,
+    own_checkpoints: OwnCheckpoints,
+    second_deletes: String,
     heals_beside: bool,
     refuses_eviction: bool,
     deleter: tokio::sync::Mutex<Option<Deleter>>,
 }
 
-/// What Redis is.
+/// Kind of Redis deployment.
 #[derive(Debug)]
 enum Redis {
     /// One server takes all writes.
-    Primary(Link),
-    /// Each of several takes those of its slots.
+    Primary(PrimaryConnection),
+    /// Each primary takes the writes of its slots.
     Cluster(Cluster),
 }
 
-/// How long an old value may be read at most while a new one is loaded, where nobody says
-/// otherwise: the default retry ladder and some more.
+/// Default maximum time for which an old value is readable while a new one loads. It covers the
+/// default retry schedule, with a reserve.
 const SERVED_STALE: Duration = Duration::from_secs(15 * 60);
 
 impl Cache {
-    /// Checks the settings. Nothing is asked of the server before the first [`probe`](Self::probe).
+    /// Checks the settings. It sends nothing: the first [`probe`](Self::probe) connects.
     ///
     /// # Errors
-    /// A mode that is not supported, a URL or PEM texts that cannot be used.
+    /// The mode is not supported, or a URL or a PEM text is not usable.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
         let redis = match config.mode {
             RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
             RedisMode::Single | RedisMode::Sentinel { .. } => {
-                Redis::Primary(Link::new(config, side_keys::probe(queue))?)
+                Redis::Primary(PrimaryConnection::new(config, side_keys::probe(queue))?)
             }
         };
-        let marks = marks::names(queue, matches!(redis, Redis::Cluster(_)));
+        let checkpoint_hashes = checkpoints::names(queue, matches!(redis, Redis::Cluster(_)));
         Ok(Self {
             redis,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
-            aside_filled_for: asides::FILLED_FOR,
+            aside_filled_for: aside::FILLED_FOR,
             workers: side_keys::workers(queue),
             id: new_token(),
-            chain: Chain::new(marks.len()),
-            marks,
-            again: side_keys::again(queue),
+            own_checkpoints: OwnCheckpoints::new(checkpoint_hashes.len()),
+            checkpoint_hashes,
+            second_deletes: side_keys::second_deletes(queue),
             heals_beside: false,
             refuses_eviction: false,
             deleter: tokio::sync::Mutex::default(),
         })
     }
 
-    /// With another bound for how long an old value may be read while a new one is loaded (`stale:
-    /// serve`), whatever becomes of the load.
+    /// Sets the maximum time for which an old value is readable while a new one loads (`stale:
+    /// serve`). It holds even if the load fails.
     #[must_use]
     pub fn serving_stale_for(self, longest: Duration) -> Self {
         Self { served_stale_ms: lifetime::millis(longest), ..self }
     }
 
-    /// For a Redis that must not evict keys: a [`probe`](Self::probe) fails while it may.
+    /// Sets whether a [`probe`](Self::probe) fails while Redis may evict keys.
     #[must_use]
     pub fn refusing_eviction(self, refuses_eviction: bool) -> Self {
         Self { refuses_eviction, ..self }
     }
 
-    /// For heals beside live workers: it has a lock and a progress of its own, and batches without
-    /// seals.
+    /// Prepares for heals beside live workers. These have a lock and a progress of their own, and
+    /// their batches write no checkpoints.
     #[must_use]
     pub fn healing_beside(self) -> Self {
         Self { heals_beside: true, ..self }
     }
 
-    /// Another connection for the same kind of heal, which keeps this one's lock.
+    /// Returns another connection for the same kind of heal. It keeps this one's lock.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect).
@@ -152,24 +167,26 @@ impl Cache {
             .map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
     }
 
-    /// With another time for which upkeep fills one set of members that it sets aside: they are
-    /// looked at again after twice as long.
+    /// Sets how long tag maintenance fills one set of members that are set aside. The second look
+    /// comes after twice that time.
     #[must_use]
     pub fn setting_aside_for(self, filled_for: Duration) -> Self {
         Self { aside_filled_for: filled_for, ..self }
     }
 
-    /// Returns whether it is a cluster.
+    /// Returns whether Redis is a cluster.
     pub fn is_cluster(&self) -> bool {
         matches!(self.redis, Redis::Cluster(_))
     }
 
-    /// Finds out whether Redis can be worked with: it answers, has its data loaded, and takes
-    /// writes. Connects where nothing stands. Paces itself: after a failure the next call waits
-    /// before it asks, up to a second, so that callers may simply loop.
+    /// Checks that Redis answers, has loaded its data and takes writes. Connects if there is no
+    /// connection.
+    ///
+    /// It limits its own rate: after a failure, the next call waits up to a second first. Callers
+    /// may loop without a pause of their own.
     ///
     /// # Errors
-    /// What is in the way.
+    /// The reason why Redis is not usable.
     pub async fn probe(&self) -> Result<(), Outage> {
         match &self.redis {
             Redis::Primary(link) => link.probe().await?,
@@ -178,15 +195,15 @@ impl Cache {
         if self.refuses_eviction { self.refuse_eviction().await } else { Ok(()) }
     }
 
-    /// Whether Redis can be worked with, as far as is known without asking.
-    pub fn state(&self) -> State {
+    /// Returns the state of the connection, without a request.
+    pub fn state(&self) -> ConnectionState {
         match &self.redis {
             Redis::Primary(link) => link.state(),
             Redis::Cluster(cluster) => cluster.state(),
         }
     }
 
-    /// What begins the names of tags' sets (`UNSTALE_TAG_PREFIX`).
+    /// Returns the prefix of the names of tags' sets (`UNSTALE_TAG_PREFIX`).
     pub fn tag_prefix(&self) -> &str {
         &self.tag_prefix
     }
@@ -195,8 +212,7 @@ impl Cache {
         [&self.tag_prefix, tag].concat()
     }
 
-    /// Takes for known that Redis cannot be worked with, so that nothing more is sent before the
-    /// next probe.
+    /// Gives the connection up, so that nothing more is sent before the next probe.
     pub fn give_up(&self, outage: &Outage) {
         match &self.redis {
             Redis::Primary(link) => {
@@ -208,7 +224,7 @@ impl Cache {
         }
     }
 
-    /// One command by itself, outside any batch.
+    /// Runs one command by itself, outside any batch.
     async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
         match &self.redis {
             Redis::Primary(link) => link.call(name, command).await,
@@ -217,7 +233,7 @@ impl Cache {
     }
 }
 
-/// Whole numbers of a script's answer.
+/// Reads whole numbers from a script's answer.
 fn integers<const N: usize>(value: &Value) -> Option<[u64; N]> {
     let Value::Array(items) = value else { return None };
     let mut numbers = [0; N];

@@ -4,21 +4,21 @@ use std::sync::LazyLock;
 
 use redis::{Arg, Cmd};
 
-/// A script and its name in Redis' cache of scripts.
+/// A script and its SHA-1, by which Redis knows it.
 #[derive(Debug)]
 pub(super) struct Script {
     source: &'static str,
     sha1: String,
-    /// Its bit in [`Sent`].
+    /// Bit of the script in [`Sent`].
     bit: u8,
 }
 
-/// Which scripts a pipeline has sent whole so far.
+/// The scripts that a pipeline has sent in full so far.
 #[derive(Debug, Default)]
 pub(super) struct Sent(u64);
 
 impl Sent {
-    /// As if all had been sent: where the script is not known, it is sent whole then (see
+    /// Returns a set with all scripts. A server that does not know one gets it in full later (see
     /// [`whole`]).
     pub(super) fn all() -> Self {
         Self(u64::MAX)
@@ -30,9 +30,9 @@ impl Script {
         Self { source, sha1: redis::Script::new(source).get_hash().to_owned(), bit }
     }
 
-    /// A call of the script. The first of a batch sends it whole (EVAL), which also puts it into
-    /// the cache for those after it: so a `SCRIPT FLUSH`, a restart or a failover between two
-    /// batches costs nothing, and none has to run again behind its successor.
+    /// Returns a call of the script. The first call in a batch sends the source (EVAL), which also
+    /// caches it for the later ones. So a `SCRIPT FLUSH`, a restart or a failover between two
+    /// batches costs nothing, and no batch runs again after its successor.
     pub(super) fn call<'k>(
         &self,
         sent: &mut Sent,
@@ -53,7 +53,7 @@ impl Script {
     }
 }
 
-/// The call of a script by its name as one that sends it whole.
+/// Returns a call by SHA-1 as one that sends the source.
 pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     let mut arguments = call.args_iter().map(|argument| match argument {
         Arg::Simple(bytes) => bytes,
@@ -69,8 +69,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// The scripts that are called by their name where nobody has sent them before: in a cluster, by
-/// plans, fills and upkeep, and by those who ask marks.
+/// Scripts that are called by SHA-1 although nobody may have sent them: those of clusters and of
+/// checkpoints.
 static ALL: [&LazyLock<Script>; 28] = [
     &NUMBERS,
     &DETACH_TAG,
@@ -81,24 +81,24 @@ static ALL: [&LazyLock<Script>; 28] = [
     &DELETE_FENCED,
     &WRITE_FENCED,
     &RAISE_FENCE,
-    &SCHEDULE_AGAIN,
+    &SCHEDULE_SECOND_DELETES,
     &SET_ASIDE,
     &LOOK_ASIDE,
     &COME_BACK,
-    &MARK_SEAL,
-    &MARK_TICK,
-    &MARK_ENTER,
-    &MARK_HOLD,
+    &CHECKPOINT_WRITE,
+    &CHECKPOINT_TICK,
+    &CHECKPOINT_ENTER,
+    &CHECKPOINT_HOLD,
     &HEAL_TAKE,
-    &HEAL_SEAL,
+    &HEAL_CHECKPOINT,
     &HEAL_FINISH,
     &HEAL_KEEP,
     &HEAL_BESIDE,
     &HEAL_BESIDE_END,
-    &MARK_LEAVE,
-    &MARK_TAKE_OVER,
+    &CHECKPOINT_LEAVE,
+    &CHECKPOINT_TAKE_OVER,
     &BUMP_PAST,
-    &MARK_CENSUS,
+    &CHECKPOINT_CENSUS,
     &HEAL_YIELD,
 ];
 
@@ -110,7 +110,8 @@ macro_rules! scripts {
                 LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
         )+
 
-        /// Two with one bit in a pipeline: the second would not be sent whole, and not be known.
+        /// Checks that no two scripts share a bit: the second would not be sent in full, and be
+        /// unknown.
         const _: () = {
             let bits = [$($bit),+];
             let (mut taken, mut at) = (0_u64, 0);
@@ -130,43 +131,43 @@ scripts! {
     GRANT_LEASE = 3: "grant_lease.lua";
     FILL = 4: "tag_member.lua", "fill.lua";
     RELEASE_LEASE = 5: "release_lease.lua";
-    PRUNE_SLICE = 6: "side_key.lua", "prune_slice.lua";
+    MAINTAIN_SLICE = 6: "side_key.lua", "maintain_slice.lua";
     KEEP_LOCK = 7: "keep_lock.lua";
     CLAIM_LOAD = 10: "claim_load.lua";
     KEEP_LOAD = 11: "keep_load.lua";
     END_LOAD = 12: "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
     WRITE_FENCED = 9: "tag_member.lua", "fence.lua", "write_fenced.lua";
-    SCHEDULE_AGAIN = 13: "schedule_again.lua";
+    SCHEDULE_SECOND_DELETES = 13: "schedule_second_deletes.lua";
     RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
-    DUE_AGAIN = 14: "due_again.lua";
-    DONE_AGAIN = 15: "done_again.lua";
+    DUE_SECOND_DELETES = 14: "due_second_deletes.lua";
+    FINISH_SECOND_DELETES = 15: "finish_second_deletes.lua";
     REPORT_WORKER = 16: "report_worker.lua";
     NUMBERS = 24: "sequence.lua", "numbers.lua";
     DETACH_TAG = 25: "side_key.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
     JOIN_TAG = 28: "tag_member.lua", "join_tag.lua";
-    MARK_SEAL = 17: "mark_seal.lua";
-    MARK_TICK = 18: "mark.lua", "mark_tick.lua";
-    MARK_ENTER = 19: "mark.lua", "mark_enter.lua";
-    MARK_HOLD = 20: "mark.lua", "mark_hold.lua";
-    HEAL_TAKE = 21: "mark.lua", "heal_take.lua";
-    HEAL_SEAL = 22: "heal_seal.lua";
-    HEAL_FINISH = 23: "mark.lua", "heal_finish.lua";
+    CHECKPOINT_WRITE = 17: "checkpoint_write.lua";
+    CHECKPOINT_TICK = 18: "checkpoint.lua", "checkpoint_tick.lua";
+    CHECKPOINT_ENTER = 19: "checkpoint.lua", "checkpoint_enter.lua";
+    CHECKPOINT_HOLD = 20: "checkpoint.lua", "checkpoint_hold.lua";
+    HEAL_TAKE = 21: "checkpoint.lua", "heal_take.lua";
+    HEAL_CHECKPOINT = 22: "heal_checkpoint.lua";
+    HEAL_FINISH = 23: "checkpoint.lua", "heal_finish.lua";
     FORWARD_SEQUENCE = 29: "sequence.lua", "forward_sequence.lua";
     SET_ASIDE = 31: "set_aside.lua";
     LOOK_ASIDE = 32: "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
     HEAL_KEEP = 34: "heal_keep.lua";
-    HEAL_BESIDE = 35: "mark.lua", "heal_beside.lua";
-    HEAL_BESIDE_END = 36: "mark.lua", "heal_beside_end.lua";
-    MARK_LEAVE = 37: "mark.lua", "mark_leave.lua";
-    MARK_TAKE_OVER = 38: "mark.lua", "mark_take_over.lua";
+    HEAL_BESIDE = 35: "checkpoint.lua", "heal_beside.lua";
+    HEAL_BESIDE_END = 36: "checkpoint.lua", "heal_beside_end.lua";
+    CHECKPOINT_LEAVE = 37: "checkpoint.lua", "checkpoint_leave.lua";
+    CHECKPOINT_TAKE_OVER = 38: "checkpoint.lua", "checkpoint_take_over.lua";
     BUMP_PAST = 39: "bump_past.lua";
-    MARK_CENSUS = 42: "mark.lua", "mark_census.lua";
-    HEAL_YIELD = 40: "mark.lua", "heal_yield.lua";
-    SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
+    CHECKPOINT_CENSUS = 42: "checkpoint.lua", "checkpoint_census.lua";
+    HEAL_YIELD = 40: "checkpoint.lua", "heal_yield.lua";
+    TAKE_SECOND_LOOK = 41: "side_key.lua", "take_second_look.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/reference/reader-scripts.md prints
@@ -176,12 +177,12 @@ pub const READER_SCRIPTS: [(&str, &str); 4] =
 
 /// Finds a value, or takes the lease.
 pub(crate) const READ: &str = include_str!("lua/read.lua");
-/// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set
-/// has another slot than the key.
+/// Adds a key to a tag's set and checks the tag's generation. A fill runs it for a tag whose set is
+/// in another slot than the key.
 pub(crate) const JOIN: &str =
     concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
-/// The fill itself, with the tags whose sets are on the key's server.
+/// Fills a key and adds it to the sets of tags on the same server.
 pub(crate) const FILL_SOURCE: &str =
     concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
-/// Gives a lease back.
+/// Releases a lease.
 pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");

@@ -1,5 +1,5 @@
-//! The secret by which workers sign the headers of republished messages: one for all workers of a
-//! Redis.
+//! The secret with which workers sign the headers of republished messages. All workers of a Redis
+//! share it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -10,15 +10,14 @@ use super::Cache;
 use super::failure::{CommandError, Outage};
 use super::side_keys::SECRET;
 
-/// Bytes of a new secret: as many as a signature has.
+/// Number of bytes of a new secret: as many as a signature has.
 const SECRET_BYTES: usize = 32;
 
-/// A shorter one was not made by a worker.
+/// Minimum length. No worker makes a shorter secret.
 const SHORTEST_BYTES: usize = 16;
 
 impl Cache {
-    /// Returns the secret that Redis keeps. Where it has none, it keeps `ours` from now on, or a
-    /// new one.
+    /// Returns the secret in Redis. If there is none, stores `ours`, or else a new one.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
@@ -35,7 +34,7 @@ impl Cache {
                 Ok(String::from_utf8_lossy(&kept).into_owned())
             }
             _ => Err(CommandError::Failed(
-                "unstale:secret is no secret of ours: delete it, and workers make a new one"
+                "unstale:secret does not hold a secret of unstale: delete it, and workers make a new one"
                     .to_owned(),
             )),
         }

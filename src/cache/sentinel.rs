@@ -1,4 +1,4 @@
-//! Which server is the primary: what the sentinels say, and whether the server agrees.
+//! Finds the primary by sentinels: what they report, and whether the server agrees.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,24 +9,24 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::address::Address;
-use super::connection::CacheError;
-use super::failure::{self, CommandError, Outage};
+use super::connection_state::{Connect, LiveConnection};
+use super::failure::{self, CacheError, CommandError, Outage};
 use super::socket::{self, Socket};
-use super::standing::{Connect, Live};
 use crate::config::{RedisConfig, TlsConfig};
 
-/// For all sentinels together: one that is away must not keep us from what the others know.
+/// Maximum time to wait for the sentinels' answers. One that is away must not delay the answers of
+/// the others.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether the primary is still the same. A primary that was replaced while it
-/// was cut off goes on taking writes, which are lost.
+/// Time between two checks that the primary is still the same. A primary that was replaced while
+/// cut off still takes writes, which are lost.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection to the primary that the sentinels name.
+/// Server that the sentinels name as the primary.
 #[derive(Debug)]
-pub(super) struct Primary {
+pub(super) struct SentinelPrimary {
     sentinels: Arc<Sentinels>,
-    /// Everything but the address.
+    /// Template of the primary's URL: everything except the address.
     url: Url,
     tls: TlsConfig,
     probe_key: String,
@@ -41,35 +41,36 @@ struct Sentinels {
 #[derive(Debug)]
 struct Sentinel {
     open: redis::Client,
-    /// For one that asks for a password.
+    /// Client for a sentinel that requires a password.
     with_credentials: redis::Client,
-    standing: Mutex<Option<Socket>>,
+    connection: Mutex<Option<Socket>>,
 }
 
-/// What a sentinel says.
+/// Answer of a sentinel.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
-    /// Of two that disagree, the one that knows the later failover is right.
+struct SentinelAnswer {
+    /// Number of the failover that the sentinel knows. If two sentinels disagree, the higher number
+    /// is right.
     epoch: u64,
     primary: Address,
 }
 
-/// Why a sentinel says nothing.
-enum Mute {
+/// Reason why a sentinel gave no address.
+enum NoAnswer {
     Away,
     /// It watches no primary of that name.
     Unknown,
     Outage(Outage),
 }
 
-impl Primary {
+impl SentinelPrimary {
     pub(super) fn new(
         config: &RedisConfig,
         master: &str,
         probe_key: String,
     ) -> Result<Self, CacheError> {
         let Some(first) = config.urls.first() else {
-            return Err(CacheError::Url("no sentinel is named".into()));
+            return Err(CacheError::Url("no sentinel is set".into()));
         };
         let sentinel = |url: &Url| {
             let mut bare = url.clone();
@@ -80,7 +81,7 @@ impl Primary {
             Ok(Sentinel {
                 open: socket::client(&bare, &config.tls)?,
                 with_credentials,
-                standing: Mutex::default(),
+                connection: Mutex::default(),
             })
         };
         let all = config
@@ -89,13 +90,13 @@ impl Primary {
             .map(|url| sentinel(url.expose()))
             .collect::<Result<_, CacheError>>()?;
         let sentinels = Arc::new(Sentinels { master: master.to_owned(), all });
-        // So that what is wrong with the data nodes' part of the URL shows at once.
+        // Checks the URL's part for the data nodes now, so that its faults show at once.
         socket::client(first.expose(), &config.tls)?;
         Ok(Self { sentinels, url: first.expose().clone(), tls: config.tls.clone(), probe_key })
     }
 }
 
-impl Connect for Primary {
+impl Connect for SentinelPrimary {
     type Live = Socket;
 
     async fn connect(&self) -> Result<Arc<Socket>, Outage> {
@@ -105,7 +106,7 @@ impl Connect for Primary {
             socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))?;
         let socket = Arc::new(Socket::connect(&client).await?);
         is_primary(&socket).await?;
-        tracing::info!(primary = %address, "the sentinels name the primary");
+        tracing::info!(primary = %address, "redis primary found");
         tokio::spawn(watch(Arc::clone(&self.sentinels), address, Arc::downgrade(&socket)));
         Ok(socket)
     }
@@ -132,7 +133,8 @@ async fn watch(sentinels: Arc<Sentinels>, address: Address, socket: Weak<Socket>
     }
 }
 
-/// A server that sentinels name may not be one yet, or no more.
+/// Checks that the server is a primary. A server that sentinels name may have another role at this
+/// moment.
 async fn is_primary(socket: &Socket) -> Result<(), Outage> {
     let mut role = Pipeline::new();
     role.cmd("ROLE");
@@ -145,77 +147,77 @@ async fn is_primary(socket: &Socket) -> Result<(), Outage> {
         },
         Some(Value::Array(role)) if text(role.first()) == Some("master") => Ok(()),
         _ => Err(Outage::new(
-            "Redis is a replica that the sentinels call the primary: a failover is under way",
+            "Redis is a replica that the sentinels name as the primary: a failover is in progress",
         )),
     }
 }
 
 impl Sentinels {
-    /// What those that answer know, the newest of it.
+    /// Returns the newest address among the sentinels' answers.
     async fn primary(&self) -> Result<Address, Outage> {
         let ask = |sentinel| async move {
             tokio::time::timeout(ANSWER_TIMEOUT, self.ask(sentinel))
                 .await
-                .unwrap_or(Err(Mute::Away))
+                .unwrap_or(Err(NoAnswer::Away))
         };
         let answers = join_all(self.all.iter().map(ask)).await;
-        let (mut newest, mut why) = (None::<Said>, Mute::Away);
+        let (mut newest, mut why) = (None::<SentinelAnswer>, NoAnswer::Away);
         for answer in answers {
             match answer {
-                Ok(said) if newest.as_ref().is_none_or(|newest| said.epoch > newest.epoch) => {
-                    newest = Some(said)
+                Ok(answer) if newest.as_ref().is_none_or(|newest| answer.epoch > newest.epoch) => {
+                    newest = Some(answer)
                 }
-                Ok(_) | Err(Mute::Away) => {}
-                Err(mute) => why = mute,
+                Ok(_) | Err(NoAnswer::Away) => {}
+                Err(no_answer) => why = no_answer,
             }
         }
-        newest.map(|said| said.primary).ok_or_else(|| match why {
-            Mute::Away => Outage::new("no sentinel in UNSTALE_REDIS_URL answers"),
-            Mute::Unknown => failure::unknown_primary(&self.master),
-            Mute::Outage(outage) => outage,
+        newest.map(|answer| answer.primary).ok_or_else(|| match why {
+            NoAnswer::Away => Outage::new("no sentinel in UNSTALE_REDIS_URL answers"),
+            NoAnswer::Unknown => failure::unknown_primary(&self.master),
+            NoAnswer::Outage(outage) => outage,
         })
     }
 
-    async fn ask(&self, sentinel: &Sentinel) -> Result<Said, Mute> {
-        let mut standing = sentinel.standing.lock().await;
-        let socket = match standing.take() {
+    async fn ask(&self, sentinel: &Sentinel) -> Result<SentinelAnswer, NoAnswer> {
+        let mut connection = sentinel.connection.lock().await;
+        let socket = match connection.take() {
             Some(socket) => socket,
             None => sentinel.connect().await?,
         };
         let mut question = Pipeline::new();
         question.cmd("SENTINEL").arg("MASTER").arg(&self.master);
-        let answer = socket.ask(&question).await.map_err(|_| Mute::Away)?.into_iter().next();
-        *standing = Some(socket);
+        let answer = socket.ask(&question).await.map_err(|_| NoAnswer::Away)?.into_iter().next();
+        *connection = Some(socket);
         match answer {
             Some(Value::ServerError(error)) if failure::is_unknown_primary(&error) => {
-                Err(Mute::Unknown)
+                Err(NoAnswer::Unknown)
             }
-            Some(Value::ServerError(error)) => Err(Mute::Outage(failure::of_sentinel(&error))),
-            Some(answer) => said(&answer).ok_or(Mute::Away),
-            None => Err(Mute::Away),
+            Some(Value::ServerError(error)) => Err(NoAnswer::Outage(failure::of_sentinel(&error))),
+            Some(answer) => read_answer(&answer).ok_or(NoAnswer::Away),
+            None => Err(NoAnswer::Away),
         }
     }
 }
 
 impl Sentinel {
-    /// Without credentials, and where the sentinel asks for some, with those of its URL.
-    async fn connect(&self) -> Result<Socket, Mute> {
-        let socket = Socket::connect_to_any(&self.open).await.map_err(|_| Mute::Away)?;
+    /// Connects without credentials, or with those of its URL if the sentinel asks for some.
+    async fn connect(&self) -> Result<Socket, NoAnswer> {
+        let socket = Socket::connect_to_any(&self.open).await.map_err(|_| NoAnswer::Away)?;
         let mut ping = Pipeline::new();
         ping.cmd("PING");
-        match socket.ask(&ping).await.map_err(|_| Mute::Away)?.first() {
+        match socket.ask(&ping).await.map_err(|_| NoAnswer::Away)?.first() {
             Some(Value::ServerError(error)) if error.code() == "NOAUTH" => {
                 Socket::connect_to_any(&self.with_credentials)
                     .await
-                    .map_err(|_| Mute::Outage(failure::of_sentinel(error)))
+                    .map_err(|_| NoAnswer::Outage(failure::of_sentinel(error)))
             }
             _ => Ok(socket),
         }
     }
 }
 
-/// `SENTINEL MASTER`: names and values in turn.
-fn said(answer: &Value) -> Option<Said> {
+/// Reads the answer to `SENTINEL MASTER`: names and values in turn.
+fn read_answer(answer: &Value) -> Option<SentinelAnswer> {
     let Value::Array(fields) = answer else { return None };
     let field = |name: &str| {
         fields
@@ -224,7 +226,7 @@ fn said(answer: &Value) -> Option<Said> {
             .and_then(|pair| text(pair.get(1)))
     };
     let primary = Address { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? };
-    Some(Said { epoch: field("config-epoch")?.parse().ok()?, primary })
+    Some(SentinelAnswer { epoch: field("config-epoch")?.parse().ok()?, primary })
 }
 
 pub(super) fn text(value: Option<&Value>) -> Option<&str> {
@@ -240,13 +242,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentinels_answer_names_address_and_epoch() {
+    fn a_sentinels_answer_has_address_and_epoch() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let fields =
             ["name", "main", "ip", "::1", "port", "6380", "flags", "master", "config-epoch", "7"];
         let answer = Value::Array(fields.iter().map(|field| bulk(field)).collect());
-        let expected = Said { epoch: 7, primary: Address { host: "::1".into(), port: 6380 } };
-        assert_eq!(said(&answer), Some(expected));
-        assert_eq!(said(&Value::Array(vec![bulk("ip"), bulk("a")])), None);
+        let expected =
+            SentinelAnswer { epoch: 7, primary: Address { host: "::1".into(), port: 6380 } };
+        assert_eq!(read_answer(&answer), Some(expected));
+        assert_eq!(read_answer(&Value::Array(vec![bulk("ip"), bulk("a")])), None);
     }
 }

@@ -1,28 +1,28 @@
-//! What Redis says of itself.
+//! Software, version and role of the Redis server.
 
 use super::Cache;
 use super::failure::CommandError;
 use super::workers::text_of;
 
-/// What a server says of itself.
+/// Description that a server gives of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// `Redis`, or the name of what speaks its protocol: `Valkey`, `Dragonfly`.
+pub struct ServerInfo {
+    /// Name of the software: `Redis`, or `Valkey`, `Dragonfly` and others that speak its protocol.
     pub software: &'static str,
-    /// Its own version, such as `7.0.15`; `None` where our user may not ask.
+    /// Version of that software, such as `7.0.15`; `None` without the right to ask.
     pub version: Option<String>,
-    /// `master` or `slave`, as Redis calls them.
+    /// Role in Redis' words: `master` or `slave`.
     pub role: Option<String>,
-    /// How many replicas follow it.
+    /// Number of replicas that follow it.
     pub replicas: Option<u32>,
 }
 
 impl Cache {
-    /// Asks what the server is. A user without `INFO` learns nothing.
+    /// Returns the server's description. Without the right to `INFO`, all its fields are empty.
     ///
     /// # Errors
     /// An outage.
-    pub async fn server(&self) -> Result<Server, CommandError> {
+    pub async fn server(&self) -> Result<ServerInfo, CommandError> {
         let mut told = String::new();
         for section in ["server", "replication"] {
             let mut command = redis::cmd("INFO");
@@ -37,16 +37,16 @@ impl Cache {
     }
 }
 
-/// Software by the field of its own version. In `redis_version` each names the Redis that it is
+/// Field with the software's own version, and its name. `redis_version` is the Redis that it is
 /// compatible with.
 const SOFTWARE: [(&str, &str); 3] =
     [("valkey_version", "Valkey"), ("dragonfly_version", "Dragonfly"), ("redis_version", "Redis")];
 
-fn read(info: &str) -> Server {
+fn read(info: &str) -> ServerInfo {
     let value =
         |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let known = SOFTWARE.iter().find_map(|(field, software)| Some((*software, value(field)?)));
-    Server {
+    ServerInfo {
         software: known.map_or("Redis", |(software, _)| software),
         version: known.map(|(_, version)| version.to_owned()),
         role: value("role").map(str::to_owned),
@@ -59,9 +59,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn info_is_read_as_far_as_it_goes() {
-        let info = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
-        let expected = Server {
+    fn missing_fields_of_info_are_none() {
+        let info = "# ServerInfo\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n";
+        let expected = ServerInfo {
             software: "Redis",
             version: Some("7.0.15".into()),
             role: Some("master".into()),
@@ -70,15 +70,15 @@ mod tests {
         assert_eq!(read(info), expected);
         assert_eq!(
             read(""),
-            Server { software: "Redis", version: None, role: None, replicas: None }
+            ServerInfo { software: "Redis", version: None, role: None, replicas: None }
         );
     }
 
     #[test]
     fn other_software_is_named_with_its_own_version() {
         let valkey =
-            "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
-        let dragonfly = "# Server\r\nredis_version:7.2.0\r\ndragonfly_version:df-v1.30.0\r\n";
+            "# ServerInfo\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
+        let dragonfly = "# ServerInfo\r\nredis_version:7.2.0\r\ndragonfly_version:df-v1.30.0\r\n";
         for (info, software, version) in
             [(valkey, "Valkey", "9.1.2"), (dragonfly, "Dragonfly", "df-v1.30.0")]
         {

@@ -1,22 +1,22 @@
-//! The names of the keys that we keep beside the application's. All begin with `unstale:`, so that
-//! one pattern of a Redis ACL covers them.
+//! Names of the keys that unstale keeps beside the application's. All begin with `unstale:`, so
+//! that one pattern of a Redis ACL covers them.
 
 use std::fmt;
 
-/// What a side key is for.
+/// Purpose of a side key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Who may fill the key.
+    /// Holder of the right to fill the key.
     Lease,
-    /// Which warm loads the key.
+    /// Warm that loads the key.
     Load,
-    /// Which warm loads the key next.
+    /// Warm that loads the key next.
     NextLoad,
-    /// The highest version that was written to the key or deleted from it.
+    /// Highest version that was written to the key or deleted from it.
     Fence,
-    /// When the tag was last invalidated.
+    /// Number of the tag's latest invalidation.
     Generation,
-    /// The record of the tag's drains: the numbers of the sets that were detached ([`detached`]).
+    /// Record of the tag's drains: the numbers of the detached sets ([`detached`]).
     Drain,
 }
 
@@ -39,9 +39,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The side key of a key, in the same slot of a Redis Cluster wherever that can be: a key's own
-/// hash tag decides, else the key becomes one. A key with a `}` and no hash tag has no such name;
-/// what it gets is good for a single server. `lua/side_key.lua` has the same rule.
+/// Returns the side key of a key, in the same slot of a Redis Cluster wherever possible. The key's
+/// own hash tag decides the slot; without one, the key itself becomes the hash tag.
+///
+/// A key with a `}` and no hash tag has no such name: its side key is good for a single server
+/// only. `lua/side_key.lua` has the same rule.
 pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len() + 18);
     write_side_key(kind, key, &mut name);
@@ -57,8 +59,8 @@ pub(super) fn write_side_key(kind: Kind, key: &[u8], name: &mut Vec<u8>) {
     }
 }
 
-/// The fence of a key for one family. Only where the key has a `}` it could be taken for one of a
-/// longer key's: the family's length tells.
+/// Returns the name of a key's fence for one family. With a `}` in the key, the name ends in the
+/// family's length. Otherwise a longer key could have the same fence.
 pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     let mut name = side_key(Kind::Fence, key);
     name.push(b':');
@@ -69,9 +71,11 @@ pub(super) fn fence(key: &[u8], family: &str) -> Vec<u8> {
     name
 }
 
-/// Returns the name of what an invalidation detached from a tag's set under that number. It is in
-/// the slot of the set. Where the set has a `}`, nothing marks its end: a word of its own keeps the
-/// name apart from the records of other tags. `lua/side_key.lua` has the same rule.
+/// Returns the name of the members that an invalidation detached from a tag's set under that
+/// number. It is in the slot of the set.
+///
+/// If the set's name has a `}`, nothing marks its end. A prefix of its own then separates it from
+/// the records of other tags. `lua/side_key.lua` has the same rule.
 pub(super) fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
     if set.contains(&b'}') {
         return [b"unstale:drained:", set, b":", number].concat();
@@ -79,8 +83,8 @@ pub(super) fn detached(set: &[u8], number: &[u8]) -> Vec<u8> {
     [&side_key(Kind::Drain, set), b":".as_slice(), number].concat()
 }
 
-/// Returns the names of the sets of members that maintenance has set aside from a tag's set, filled
-/// one after another.
+/// Returns the names of a tag's four sets of members that maintenance has set aside. They are
+/// filled one after another.
 pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
     std::array::from_fn(|place| detached(set, format!("aside{place}").as_bytes()))
 }
@@ -91,51 +95,50 @@ pub(crate) fn is_own(key: &[u8]) -> bool {
     key.starts_with(b"unstale:")
 }
 
-/// The counter that orders invalidations of tags and grants of leases.
+/// Counter that orders invalidations of tags and grants of leases.
 pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 
-/// The secret by which workers sign what they republish.
+/// Secret with which workers sign republished messages.
 pub(super) const SECRET: &[u8] = b"unstale:secret";
 
-/// The sets of tags that drain, so that whoever starts up finds them; a tag's own record has the
-/// rest.
+/// List of the tags' sets that drain, so that a starting worker finds them. The rest is in each
+/// tag's own record.
 pub(super) const DRAINING_TAGS: &[u8] = b"unstale:drains";
 
-/// The sets of tags of which something is set aside, on a single server. In a cluster there is no
-/// such list.
+/// List of the tags' sets with members set aside, on a single server. A cluster has no such list.
 pub(super) const ASIDES: &[u8] = b"unstale:asides";
 
-/// The lock of the worker that looks after the sets of tags under that prefix.
-pub(super) fn upkeep(tag_prefix: &str) -> String {
+/// Returns the lock of the worker that maintains the tags' sets under that prefix.
+pub(super) fn tag_maintenance_lock(tag_prefix: &str) -> String {
     format!("unstale:upkeep:{tag_prefix}")
 }
 
-/// What the workers of a queue say of themselves.
+/// Returns the hash of the reports of a queue's workers.
 pub(super) fn workers(queue: &str) -> String {
     format!("unstale:workers:{queue}")
 }
 
-/// The marks of the workers of a queue, by which they notice that Redis went back.
-pub(super) fn marks(queue: &str) -> String {
+/// Returns the hash of the checkpoints of a queue's workers.
+pub(super) fn checkpoints(queue: &str) -> String {
     format!("unstale:mark:{queue}")
 }
 
-/// Some of them, in a cluster.
-pub(super) fn marks_with_tag(tag: &str, queue: &str) -> String {
+/// Returns one of the hashes of checkpoints in a cluster.
+pub(super) fn checkpoints_with_tag(tag: &str, queue: &str) -> String {
     format!("unstale:mark:{{{tag}}}:{queue}")
 }
 
-/// The second passes of a queue: targets by when they are due.
-pub(super) fn again(queue: &str) -> String {
+/// Returns the sorted set of a queue's second deletes: targets by due time.
+pub(super) fn second_deletes(queue: &str) -> String {
     format!("unstale:again:{queue}")
 }
 
-/// What a probe writes.
+/// Returns the key that a probe writes.
 pub(super) fn probe(queue: &str) -> String {
     format!("unstale:probe:{queue}")
 }
 
-/// What a probe writes to one node of a cluster.
+/// Returns the key that a probe writes to one node of a cluster.
 pub(super) fn probe_with_tag(tag: &str, queue: &str) -> String {
     format!("unstale:probe:{{{tag}}}:{queue}")
 }
@@ -144,7 +147,7 @@ pub(super) fn probe_with_tag(tag: &str, queue: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The slot's input as the Redis Cluster specification has it: between the first `{` and the
+    /// Returns the slot's input by the Redis Cluster specification: between the first `{` and the
     /// first `}` after it, unless empty.
     fn hash_tag(key: &str) -> &str {
         let Some((_, rest)) = key.split_once('{') else { return key };
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_sets_share_what_is_detached_and_no_other_tag_has_its_record_there() {
+    fn no_two_tags_share_a_detached_set_or_a_record() {
         let sets =
             ["a", "a:7", "{a}", "{a}:7", "{a}:aside0", "{a}:7:7", "a}", "a}:7", "{a", "d:{a}"];
         let mut names: Vec<Vec<u8>> = Vec::new();

@@ -1,17 +1,16 @@
-//! Which of a cluster's slots a key is in, as the Redis Cluster specification counts, and what of a
-//! command decides it.
+//! The slot of a key in a Redis Cluster, by the rules of its specification.
 
 use redis::{Arg, Cmd};
 
-/// How many slots every cluster has.
+/// Number of slots in every cluster.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// The slot of a key.
+/// Returns the slot of a key.
 pub(crate) fn slot(key: &[u8]) -> u16 {
     crc16(hash_tag(key)) % SLOTS
 }
 
-/// The slot of a command's first key: all its keys are in one.
+/// Returns the slot of a command's first key. All its keys are in that slot.
 pub(crate) fn of_command(command: &Cmd) -> u16 {
     let argument = |position: usize| match command.args_iter().nth(position) {
         Some(Arg::Simple(bytes)) => bytes,
@@ -20,22 +19,21 @@ pub(crate) fn of_command(command: &Cmd) -> u16 {
     slot(argument(if argument(0).starts_with(b"EVAL") { 3 } else { 1 }))
 }
 
-/// Whether the side keys of a key are in its slot: see `side_keys.rs`.
+/// Returns whether the side keys of a key are in its slot: see `side_keys.rs`.
 pub(crate) fn has_side_keys(key: &[u8]) -> bool {
     !key.contains(&b'}') || hash_tag(key).len() < key.len()
 }
 
-/// A hash tag whose slot is in one of these ranges, ends included.
+/// Returns a hash tag whose slot is in one of these ranges, ends included.
 pub(crate) fn tag_within(ranges: &[(u16, u16)]) -> String {
     let within = |tag: &String| {
         ranges.iter().any(|(first, last)| (*first..=*last).contains(&slot(tag.as_bytes())))
     };
-    // Some thousand numbers reach every slot; a range that is none gives a tag that belongs to
-    // another.
+    // Some thousand numbers reach every slot. An empty range gives a tag of another node.
     (0_u32..1_000_000).map(|number| number.to_string()).find(within).unwrap_or_default()
 }
 
-/// A hash tag for each of these slots.
+/// Returns a hash tag for each of these slots.
 pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
     let wanted: Vec<u16> = slots.collect();
     let mut tags = vec![String::new(); wanted.len()];
@@ -57,8 +55,8 @@ pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
     tags
 }
 
-/// What of a key is hashed: what stands between the first `{` and the first `}` after it, unless
-/// nothing does.
+/// Returns the part of a key that is hashed: between the first `{` and the first `}` after it,
+/// unless empty.
 pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
     match key[open + 1..].iter().position(|&byte| byte == b'}') {
@@ -67,7 +65,7 @@ pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
-/// CRC-16/XMODEM.
+/// Returns the CRC-16/XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
 }
@@ -95,7 +93,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
-        // As `CLUSTER KEYSLOT` of Redis 7.0 says.
+        // The numbers are from `CLUSTER KEYSLOT` of Redis 7.0.
         for (key, expected) in [
             ("foo", 12_182),
             ("somekey", 11_058),
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_goes_where_its_first_key_is() {
+    fn a_command_goes_to_the_slot_of_its_first_key() {
         let mut unlink = redis::cmd("UNLINK");
         unlink.arg("foo").arg("other");
         assert_eq!(of_command(&unlink), slot(b"foo"));
@@ -132,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn side_keys_share_the_slot_of_their_key_or_there_are_none() {
+    fn has_side_keys_is_true_exactly_if_they_share_the_slot() {
         use super::super::side_keys::{Kind, side_key};
         for key in ["a", "{a}", "x:{u:{42}:p}", "{a", "a}b", "{}{x}", "{}a", "a}{b}"] {
             let shares = slot(&side_key(Kind::Lease, key.as_bytes())) == slot(key.as_bytes());

@@ -1,5 +1,4 @@
-//! A connection to one Redis server: how it is made, what is sent on it, and when it counts as
-//! silent.
+//! A connection to one Redis server: making it, sending on it, and detecting silence.
 
 use std::fmt;
 use std::future::Future;
@@ -17,19 +16,18 @@ use redis::{
 };
 use url::Url;
 
-use super::connection::CacheError;
-use super::failure::{self, Outage};
-use super::standing::Live;
+use super::connection_state::LiveConnection;
+use super::failure::{self, CacheError, Outage};
 use crate::config::TlsConfig;
 
-/// For the connection, its handshake included.
+/// Maximum time for connecting, with the handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection on which nothing at all was answered for so long is given up: what it carried is
-/// done again on the next.
+/// Maximum time without any answer on a connection. After it, the connection is given up, and its
+/// commands are repeated on the next one.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A probe that takes longer is no good news either.
+/// Maximum time for a probe. A slower server is not usable either.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for the socket before senders wait (redis-rs: 50).
@@ -38,7 +36,7 @@ const PIPELINE_BUFFER: usize = 1_024;
 /// Bytes written before the socket is flushed (tokio-util: 8 KiB).
 const WRITE_BOUNDARY_BYTES: usize = 64 * 1_024;
 
-/// A connection that nothing bad is known of, unless it was given up.
+/// A connection that counts as good until it is given up.
 pub(super) struct Socket {
     connection: MultiplexedConnection,
     answers: AtomicU64,
@@ -54,7 +52,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-impl Live for Socket {
+impl LiveConnection for Socket {
     fn give_up(&self, outage: &Outage) {
         let _earlier = self.given_up.set(outage.for_others());
     }
@@ -65,12 +63,12 @@ impl Live for Socket {
 }
 
 impl Socket {
-    /// Connects to a server of a version that will do.
+    /// Connects to a server and checks its version.
     pub(super) async fn connect(client: &redis::Client) -> Result<Self, Outage> {
         let socket = Self::connect_to_any(client).await?;
         let mut hello = Pipeline::new();
         hello.cmd("INFO").arg("server");
-        // The first that is sent: a server that waits for TLS ends the connection only now.
+        // This is the first request: a server that waits for TLS closes the connection only now.
         let address = client.get_connection_info().addr();
         let answers = socket
             .send_within(&hello, PROBE_TIMEOUT, |error| failure::not_connected(address, error))
@@ -81,7 +79,7 @@ impl Socket {
         }
     }
 
-    /// Connects to whatever speaks Redis' protocol.
+    /// Connects to any server that speaks Redis' protocol.
     pub(super) async fn connect_to_any(client: &redis::Client) -> Result<Self, Outage> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -97,13 +95,13 @@ impl Socket {
         Ok(Self { connection, answers: AtomicU64::new(0), given_up: OnceLock::new() })
     }
 
-    /// Sends commands in one go and awaits their answers, errors of single commands among them.
-    /// Polled once, they are on their way.
+    /// Sends commands in one pipeline and awaits their answers, which include errors of single
+    /// commands. The first poll sends them.
     pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
         self.send_within(pipeline, SILENCE_TIMEOUT, failure::broken).await
     }
 
-    /// As [`send`](Self::send), with a probe's patience.
+    /// Sends commands as [`send`](Self::send) does, with the time limit of a probe.
     pub(super) async fn ask(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Outage> {
         self.send_within(pipeline, PROBE_TIMEOUT, failure::broken).await
     }
@@ -115,8 +113,8 @@ impl Socket {
         explain: impl FnOnce(&redis::RedisError) -> Outage,
     ) -> Result<Vec<Value>, Outage> {
         let mut connection = self.connection.clone();
-        // Unconstrained: a task that has used up its budget must not be kept from sending, or what
-        // comes after would go first.
+        // Unconstrained: a task without budget left must still send, or later commands would
+        // overtake these.
         let mut answer = pin!(tokio::task::unconstrained(connection.send_packed_commands(
             pipeline,
             0,
@@ -140,15 +138,15 @@ impl Socket {
         self.given_up.get().map_or(Ok(values), |outage| Err(outage.clone()))
     }
 
-    /// Finds out whether writes are taken.
+    /// Checks that the server takes writes.
     pub(super) async fn check(&self, probe_key: &str) -> Result<(), Outage> {
         self.write_probe(probe_key)
             .await?
             .map_or(Ok(()), |error| Err(failure::takes_no_writes(&error)))
     }
 
-    /// Returns whether the server refuses a command on keys of two slots, as a node of a cluster
-    /// does even where it serves all slots.
+    /// Returns whether the server refuses a command on keys of two slots. A node of a cluster does,
+    /// even if it serves all slots.
     pub(super) async fn keeps_slots_apart(&self) -> Result<bool, Outage> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("EXISTS").arg("unstale:probe:{0}").arg("unstale:probe:{1}");
@@ -156,7 +154,7 @@ impl Socket {
         Ok(matches!(answer, Some(Value::ServerError(error)) if error.code() == "CROSSSLOT"))
     }
 
-    /// Writes a key that is soon gone; the server's error, if it has one.
+    /// Writes a key that expires soon. Returns the server's error, if there is one.
     pub(super) async fn write_probe(&self, key: &str) -> Result<Option<ServerError>, Outage> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(1_000);
@@ -165,12 +163,12 @@ impl Socket {
     }
 }
 
-/// What connections to a server are made from.
+/// Returns a client that can connect to a server.
 pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheError> {
     let wrong = |error: redis::RedisError| CacheError::Url(error.to_string());
     let info = url.clone().into_connection_info().map_err(wrong)?;
-    // Linger 0: closing throws away what is still to be sent, so that a connection given up cannot
-    // act behind the next one's back.
+    // Linger 0: closing discards unsent bytes, so that a connection given up cannot act after the
+    // next one.
     let tcp = TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(
@@ -179,20 +177,18 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
                 .with_interval(Duration::from_secs(5)),
         )
         .set_linger_time(Duration::ZERO);
-    // The documented ACL has no `CLIENT SETINFO`, which Redis 7.0 does not know: each connection
+    // The documented ACL has no `CLIENT SETINFO`, which Redis 7.0 does not know. Each connection
     // would leave an entry in the ACL log.
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
     let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
     let encrypted = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     if !encrypted {
         if tls.ca_pem.is_some() || tls.cert_pem.is_some() || tls.key_pem.is_some() {
-            return Err(CacheError::Tls(
-                "certificates are for rediss:// and UNSTALE_REDIS_URL is not".into(),
-            ));
+            return Err(CacheError::Tls("certificates need rediss:// in UNSTALE_REDIS_URL".into()));
         }
         return redis::Client::open(info).map_err(wrong);
     }
-    // Another part of the program may have installed it before: it is the same one.
+    // Another part of the program may have installed the same provider before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client_tls = match (&tls.cert_pem, &tls.key_pem) {
         (None, None) => None,
@@ -200,7 +196,11 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
             client_cert: cert.clone().into(),
             client_key: key.clone().into(),
         }),
-        _ => return Err(CacheError::Tls("a client certificate and its key go together".into())),
+        _ => {
+            return Err(CacheError::Tls(
+                "a client certificate needs its key, and a key its certificate".into(),
+            ));
+        }
     };
     let certificates =
         TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };
@@ -221,8 +221,7 @@ fn major(version: &str) -> u32 {
     version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX)
 }
 
-/// Futures that were each polled once, in order, so that what they ask for is under way in that
-/// order.
+/// Polls each future once, in order, so that their requests are sent in that order.
 pub(super) async fn poll_once_each<F: Future>(
     futures: &mut [Pin<Box<F>>],
 ) -> Vec<Option<F::Output>> {

@@ -1,7 +1,11 @@
-//! Invalidation of tags. A small tag goes at once; of a big one the set is detached at once, and
-//! its members are deleted slice by slice, by any worker: the detached set and its number in the
-//! tag's record are all there is to know, so a crash at any point is resumed. The record belongs to
-//! the tag: workers of another queue that invalidate the same tag wait for its drains too.
+//! Invalidation of tags.
+//!
+//! A small tag is deleted at once. The set of a big tag is detached at once, and any worker then
+//! deletes its members in slices (a drain). The detached set and its number in the tag's record are
+//! the whole state, so a drain resumes after a crash at any point.
+//!
+//! The record belongs to the tag: workers of another queue that invalidate the same tag also wait
+//! for its drains.
 
 use std::time::Duration;
 
@@ -9,53 +13,56 @@ use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{self, CommandError};
-use super::lease::LONGEST_LEASE;
+use super::lifetime::LONGEST_LEASE;
 use super::script::{DRAIN_SLICE, INVALIDATE_TAGS, Sent};
 use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, detached, side_key};
 use super::{Cache, Redis, integers, lifetime};
 
-/// Members that are deleted in one go: a few milliseconds of Redis' time at most.
+/// Number of members that one step deletes: a few milliseconds of Redis' time at most.
 pub(super) const SLICE: usize = 500;
 
-/// Tags in one call: what a call costs by itself is shared.
+/// Maximum number of tags in one call, which share its fixed cost.
 pub(super) const TAGS_PER_CALL: usize = 32;
 
-/// Members that one call deletes at most: a few milliseconds of Redis' time.
+/// Maximum number of members that one call deletes: a few milliseconds of Redis' time.
 pub(super) const MEMBERS_PER_CALL: usize = 2 * SLICE;
 
-/// Members that the calls of one plan without tagged writes delete at most: Redis may do these
-/// calls back to back. The other tags follow, each call after the answer to the one before, so that
-/// other clients have their turns.
+/// Maximum number of members that the calls of one plan without tagged writes delete. Redis may run
+/// these calls back to back.
+///
+/// The other tags follow, each call after the answer to the previous one, so that other clients get
+/// their turns.
 pub(super) const MEMBERS_AT_ONCE: usize = 4 * MEMBERS_PER_CALL;
 
-/// What a message calls it.
+/// Name of an invalidation in messages.
 pub(super) const INVALIDATE: &str = "invalidate_tag";
 
-/// A generation outlives every lease that was granted before it.
+/// Lifetime of a generation: longer than any lease granted before it.
 pub(super) const GENERATION_TTL: Duration = LONGEST_LEASE.saturating_mul(10);
 
-/// What an invalidation of a tag did at once.
+/// Immediate result of a tag's invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Invalidated {
     /// Members whose keys were deleted.
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
-    /// Members are still to be deleted: [`Cache::drain_tag`].
+    /// True if members are left for [`Cache::drain_tag`].
     pub draining: bool,
 }
 
-/// What a drain did.
+/// Result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Drained {
     /// Members whose keys were deleted.
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
-    /// Detached sets that were gone before they were drained, which only an eviction or a person
-    /// does: their members may still be there.
+    /// Detached sets that vanished before they were drained, by an eviction or by hand. Keys of
+    /// their members may still exist.
     pub lost: u64,
-    /// Nothing of what had been detached when it began is left; false where it was cancelled.
+    /// True if nothing is left of the sets that were detached when it began. False after a
+    /// cancellation.
     pub complete: bool,
 }
 
@@ -69,7 +76,7 @@ impl Cache {
             return self.invalidate_in_cluster(cluster, tag).await;
         }
         let value = self
-            .call_sealed(
+            .call_with_checkpoint(
                 INVALIDATE,
                 self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
             )
@@ -88,7 +95,7 @@ impl Cache {
         }
     }
 
-    /// Invalidates tags, as many as have so many members together.
+    /// Returns a call that invalidates tags, until they have `members` members together.
     pub(super) fn invalidation(&self, tags: &[&str], members: usize, sent: &mut Sent) -> Cmd {
         let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec(), ASIDES.to_vec()];
         for tag in tags {
@@ -101,11 +108,12 @@ impl Cache {
         command
     }
 
-    /// Deletes what invalidations of a tag detached, this worker's or another's, up to now.
-    /// `progress` is told of each slice: keys that existed, keys that were gone.
+    /// Deletes the members that invalidations of a tag have detached so far, whichever worker
+    /// detached them. Calls `progress` after each slice with the keys that existed and the keys
+    /// that were gone.
     ///
     /// # Errors
-    /// An outage, or Redis refuses; either way what is left stays recorded.
+    /// An outage, or Redis refuses. The rest stays recorded.
     pub async fn drain_tag(
         &self,
         tag: &str,
@@ -115,10 +123,10 @@ impl Cache {
         self.drain(self.tag_set(tag).as_bytes(), cancel, progress).await
     }
 
-    /// Deletes whatever invalidations of any tag detached and nobody has finished.
+    /// Deletes the members that invalidations of any tag have detached and nobody has finished.
     ///
     /// # Errors
-    /// An outage, or Redis refuses; either way what is left stays recorded.
+    /// An outage, or Redis refuses. The rest stays recorded.
     pub async fn drain_all(
         &self,
         cancel: &CancellationToken,
@@ -157,7 +165,7 @@ impl Cache {
                             [&detached, &record, DRAINING_TAGS].into_iter(),
                         );
                         command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                        integers(&self.call_sealed("drain", command).await?)
+                        integers(&self.call_with_checkpoint("drain", command).await?)
                             .ok_or_else(unexpected)?
                     }
                     Redis::Cluster(cluster) => {
@@ -177,8 +185,8 @@ impl Cache {
         Ok(drained)
     }
 
-    /// The numbers of a tag's drains. That of its last invalidation is among them even where Redis
-    /// has evicted the record: the set that it detached, if it did, is looked for all the same.
+    /// Returns the numbers of a tag's drains. The number of its last invalidation is always among
+    /// them: Redis may have evicted the record, but not the set that was detached.
     async fn drains(&self, set: &[u8], record: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
         let mut numbers = self.texts("SMEMBERS", arguments("SMEMBERS", &[record])).await?;
         if let Value::BulkString(last) =
@@ -188,7 +196,7 @@ impl Cache {
             numbers.push(last);
         }
         if numbers.is_empty() {
-            // A drain that never was: asked for, it takes the tag off the list.
+            // No drain has this number. Draining it removes the tag from the list.
             numbers.push(b"0".to_vec());
         }
         Ok(numbers)
@@ -218,15 +226,15 @@ fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
     command
 }
 
-/// What a call did with its tags, by their places in it.
+/// Result of a call with several tags, by their places in it.
 pub(super) struct Invalidations {
     /// Members whose keys were deleted.
     pub(super) existed: u64,
     /// Members whose keys were gone before.
     pub(super) gone: u64,
-    /// Tags that had no set.
+    /// Number of tags without a set.
     pub(super) absent: u64,
-    /// This tag and those behind it were not begun.
+    /// First tag that was not begun; neither were those after it.
     pub(super) left_from: Option<usize>,
     pub(super) draining: Vec<usize>,
     pub(super) refused: Vec<(usize, CommandError)>,
@@ -235,7 +243,7 @@ pub(super) struct Invalidations {
 }
 
 impl Invalidations {
-    /// From the answer of `invalidate_tags.lua`.
+    /// Reads the answer of `invalidate_tags.lua`.
     pub(super) fn read(answer: &Value) -> Result<Self, CommandError> {
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] =
@@ -273,12 +281,9 @@ impl Invalidations {
 /// Logs that a tag, or its set by name, had unstale's own keys. The members left the set, so each
 /// line needs another such `SADD`.
 pub(super) fn warn_of_own_members(tag: &str) {
-    tracing::warn!(
-        ?tag,
-        "a tag's set had members that begin with `unstale:`: they left the set, and their keys were not deleted"
-    );
+    tracing::warn!(?tag, "own keys removed from a tag's set");
 }
 
 pub(super) fn unexpected() -> CommandError {
-    CommandError::Failed("tags: an answer of another shape than expected".into())
+    CommandError::Failed("tags: unexpected answer".into())
 }

@@ -1,15 +1,15 @@
-//! Deletions while Redis refuses all that needs memory (`maxmemory` under `noeviction`). Redis
-//! takes them, and they give it memory.
+//! Deletions while Redis refuses all commands that need memory (`maxmemory` under `noeviction`).
+//! Redis takes deletions, which free memory.
 //!
-//! They go over a connection of their own, on which nothing else is sent: the others are given up
-//! for as long as the outage lasts. Nothing of it counts as done. The events are applied again,
-//! whole, once Redis takes writes, and only then acknowledged.
+//! They use a connection of their own, since the others are given up during the outage. None of
+//! them counts as done. The events are applied again as a whole once Redis takes writes, and only
+//! then acknowledged.
 
 use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::cluster::{Nodes, Unsealed};
+use super::cluster::{Nodes, Unconfirmed};
 use super::commands::{CHUNK_COMMANDS, unlink};
 use super::failure::{self, CommandError, Outage};
 use super::side_keys::{Kind, side_key};
@@ -25,8 +25,8 @@ pub(super) enum Deleter {
 }
 
 impl Cache {
-    /// Deletes the keys that a plan deletes, and their leases. All else of the plan is left, and
-    /// all of it is still to be applied.
+    /// Deletes the keys that a plan deletes, and their leases. It skips the rest of the plan, and
+    /// all of the plan is still to be applied.
     ///
     /// # Errors
     /// An outage: some of the keys may be deleted.
@@ -35,7 +35,7 @@ impl Cache {
         let deleted = all
             .map(|&id| plan.operation(id))
             .filter(|operation| operation.command == Command::Delete);
-        // The lease first: who loads the key must not fill it behind its deletion.
+        // The lease comes first: a load in progress must not fill the key after its deletion.
         let commands: Vec<Cmd> = deleted
             .flat_map(|operation| {
                 let key = operation.target.as_bytes();
@@ -72,7 +72,7 @@ impl Cache {
             let answers = match (&way, &self.redis) {
                 (Deleter::Cluster(nodes), Redis::Cluster(cluster)) => {
                     let commands: Vec<&Cmd> = commands.iter().collect();
-                    cluster.run_or_fail(nodes, &commands, None, &mut Unsealed::default()).await?
+                    cluster.run_or_fail(nodes, &commands, None, &mut Unconfirmed::default()).await?
                 }
                 (Deleter::Primary(socket), _) => {
                     let mut pipeline = Pipeline::with_capacity(commands.len());

@@ -1,5 +1,6 @@
-//! What workers say of themselves: a field each in one hash, which counts for 30 s. `unstale
-//! status` reads it, since AMQP can tell none of it.
+//! Reports of workers about themselves, which `unstale status` reads. AMQP has no place for them.
+//!
+//! Each worker has one field of a hash, which counts for 30 s.
 
 use std::time::Duration;
 
@@ -10,59 +11,61 @@ use super::failure::CommandError;
 use super::script::{REPORT_WORKER, Sent};
 use super::{Cache, lifetime};
 
-/// A worker that has said nothing for so long is not counted.
+/// Maximum age of a report that counts.
 pub const REPORT_COUNTS_FOR: Duration = Duration::from_secs(30);
 
-/// What one worker says. What is absent in an older or newer worker's words reads as nothing.
+/// State of one worker. A field that an older or newer worker lacks reads as its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Report {
-    /// The machine's name, as far as it is known.
+pub struct WorkerReport {
+    /// Name of the machine, if it is known.
     pub host: String,
-    /// The process there.
+    /// Process on that machine.
     pub pid: u32,
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
-    /// The digest of the registry in force.
+    /// Digest of the active registry.
     pub digest: String,
-    /// Why it did not take the registry's files as they are now; `None` where it did.
+    /// Reason why the worker refused the current rule files; `None` if it did not.
     pub refused_registry: Option<String>,
-    /// The rungs of its retry ladder, as their queues' names end: `1s`.
-    pub ladder: Vec<String>,
-    /// Rungs of other workers' ladders that it has seen, and that its own does not have.
-    pub other_rungs: Vec<String>,
-    /// Deliveries in hand.
-    pub in_hand: usize,
-    /// How long ago the oldest of them arrived, in milliseconds.
+    /// Delays of its retry schedule, as their queues' names end: `1s`.
+    #[serde(rename = "ladder")]
+    pub retry_delays: Vec<String>,
+    /// Delays of other workers' retry schedules that its own lacks.
+    #[serde(rename = "other_rungs")]
+    pub other_retry_delays: Vec<String>,
+    /// Number of deliveries in flight.
+    #[serde(rename = "in_hand")]
+    pub in_flight: usize,
+    /// Age of the oldest of them, in milliseconds.
     pub oldest_unsettled_ms: Option<u64>,
-    /// Why it is not ready; empty where it is.
+    /// Reasons why it is not ready; empty if it is.
     pub not_ready: Vec<String>,
-    /// Why it does without the history; `None` where it need not.
+    /// Reason why it runs without the history; `None` if it has one.
     pub history_fault: Option<String>,
 }
 
-/// A worker's report, and how old it is.
+/// A worker's report, and its age.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
-    /// Other than that of any other process.
+pub struct ReportedWorker {
+    /// Id of the worker, unique among processes.
     pub worker: String,
-    /// How long ago it was made.
+    /// Time since the report was made.
     pub age: Duration,
-    /// What it says.
-    pub report: Report,
+    /// The report itself.
+    pub report: WorkerReport,
 }
 
 impl Cache {
-    /// Says what there is to say of this worker, `None` being its goodbye, and learns what the
-    /// others say.
+    /// Stores this worker's report, or removes it (`None`), and returns the other workers' reports.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn report(
         &self,
         worker: &str,
-        report: Option<&Report>,
-    ) -> Result<Vec<Reported>, CommandError> {
+        report: Option<&WorkerReport>,
+    ) -> Result<Vec<ReportedWorker>, CommandError> {
         let text = report
             .map(serde_json::to_string)
             .transpose()
@@ -81,11 +84,11 @@ impl Cache {
             .collect())
     }
 
-    /// What all workers say. Changes nothing.
+    /// Returns the reports of all workers. Changes nothing.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
-    pub async fn reports(&self) -> Result<Vec<Reported>, CommandError> {
+    pub async fn reports(&self) -> Result<Vec<ReportedWorker>, CommandError> {
         let now_ms = self.time_ms().await?;
         let mut command = redis::cmd("HGETALL");
         command.arg(&self.workers);
@@ -103,7 +106,7 @@ impl Cache {
         Ok(all.collect())
     }
 
-    /// Redis' clock, in milliseconds since the Unix epoch.
+    /// Returns Redis' clock, in milliseconds since the Unix epoch.
     pub(super) async fn time_ms(&self) -> Result<u64, CommandError> {
         let [seconds, micros] = super::integers(&self.call("TIME", redis::cmd("TIME")).await?)
             .ok_or_else(unexpected)?;
@@ -111,9 +114,9 @@ impl Cache {
     }
 }
 
-fn reported(worker: &str, age_ms: u64, text: &str) -> Option<Reported> {
+fn reported(worker: &str, age_ms: u64, text: &str) -> Option<ReportedWorker> {
     let report = serde_json::from_str(text).ok()?;
-    Some(Reported { worker: worker.to_owned(), age: Duration::from_millis(age_ms), report })
+    Some(ReportedWorker { worker: worker.to_owned(), age: Duration::from_millis(age_ms), report })
 }
 
 pub(super) fn text_of(value: &Value) -> Option<String> {
@@ -124,7 +127,7 @@ pub(super) fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// A hash: RESP2 gives an array, RESP3 a map.
+/// Reads a hash: an array in RESP2, a map in RESP3.
 pub(super) fn text_pairs(value: &Value) -> Option<Vec<(String, String)>> {
     match value {
         Value::Array(items) => {
@@ -139,5 +142,5 @@ pub(super) fn text_pairs(value: &Value) -> Option<Vec<(String, String)>> {
 }
 
 fn unexpected() -> CommandError {
-    CommandError::Failed("workers: an answer of another shape than expected".into())
+    CommandError::Failed("workers: unexpected answer".into())
 }

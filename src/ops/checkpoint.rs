@@ -30,7 +30,7 @@ impl<'c> CommandCheckpoint<'c> {
     pub async fn hold(&mut self, low: LowWatermark) -> Result<(), CommandError> {
         let low = self.low_watermark.map_or(low, |held| held.lower(low));
         if self.low_watermark != Some(low) {
-            self.cache.hold_mark(self.command, low).await?;
+            self.cache.hold_checkpoint(self.command, low).await?;
             self.low_watermark = Some(low);
         }
         Ok(())
@@ -42,7 +42,7 @@ impl<'c> CommandCheckpoint<'c> {
             tokio::time::sleep(RENEW_INTERVAL).await;
             if let Some(low) = self.low_watermark {
                 // If this fails, there is time for several more renewals.
-                let _ = self.cache.hold_mark(self.command, low).await;
+                let _ = self.cache.hold_checkpoint(self.command, low).await;
             }
         }
     }
@@ -52,6 +52,6 @@ impl<'c> CommandCheckpoint<'c> {
     /// # Errors
     /// An outage, or a refusal by Redis. The checkpoint then expires in an hour.
     pub async fn release(self) -> Result<(), CommandError> {
-        self.cache.release_mark(self.command).await
+        self.cache.release_checkpoint(self.command).await
     }
 }

@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(super) trait Codec<T> {
-    /// `None` where it cannot be written down.
+    /// Returns the bytes of a value, or `None` if it has none.
     fn encode(value: &T) -> Option<Vec<u8>>;
-    /// `None` where it is something else.
+    /// Returns the value of bytes, or `None` if they are something else.
     fn decode(bytes: &[u8]) -> Option<T>;
 }
 

@@ -1,22 +1,22 @@
-//! After the load: the value into the cache, unless its lease is void, and the lease back.
+//! After the load: stores the value unless its lease is void, and releases the lease.
 
 use std::time::Duration;
 
 use redis::Value;
 use redis::aio::ConnectionLike;
 
-use super::names::{Names, TagNames};
+use super::names::{ReadKeys, TagKeys};
 use super::redis_call::{Away, FILL_SCRIPT, JOIN_SCRIPT, RELEASE_SCRIPT};
 use super::{Outcome, Reader};
 use crate::cache::new_token;
 
-/// A lease that may be ours. Dropped, it is given back as far as that can be done.
+/// A lease that may be ours. If it is dropped, a task releases it where possible.
 pub(super) struct Lease<C: ConnectionLike + Clone + Send + Sync + 'static> {
-    /// `None` once there is nothing to give back.
+    /// `None` once there is nothing to release.
     reader: Option<Reader<C>>,
     name: Vec<u8>,
     pub(super) token: String,
-    /// What the sequence of invalidations had come to when it was granted.
+    /// Number of the sequence of invalidations at the grant.
     pub(super) since: Vec<u8>,
 }
 
@@ -29,9 +29,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Lease<C> {
         self.reader = None;
     }
 
-    /// Gives it back, so that the next may load at once.
+    /// Releases the lease, so that the next reader may load at once.
     pub(super) async fn release(mut self) {
-        // Armed until it is done: a caller that is cancelled here still gives it back.
+        // Armed until it is done: a caller that is cancelled here still releases it.
         if let Some(reader) = self.reader.clone() {
             let _ = reader.run(&RELEASE_SCRIPT, &[&self.name], &[self.token.as_bytes()]).await;
             self.disarm();
@@ -56,7 +56,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Drop for Lease<C> {
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     pub(super) async fn fill(
         &self,
-        names: &Names,
+        names: &ReadKeys,
         mut lease: Box<Lease<C>>,
         value: &[u8],
         ttl: Duration,
@@ -64,7 +64,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     ) -> Outcome {
         let outcome = self.try_fill(names, &lease, value, ttl, tags).await;
         match outcome {
-            // The script gave it back.
+            // The script released it.
             Ok(Outcome::Filled) => lease.disarm(),
             _ => lease.release().await,
         }
@@ -73,7 +73,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
 
     async fn try_fill(
         &self,
-        names: &Names,
+        names: &ReadKeys,
         lease: &Lease<C>,
         value: &[u8],
         ttl: Duration,
@@ -81,28 +81,28 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
     ) -> Result<Outcome, Away> {
         let longest_ms =
             i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 2).clamp(1, i64::MAX / 2);
-        let millis = drawn(longest_ms, self.options.jitter).to_string();
+        let millis = draw_ttl_ms(longest_ms, self.options.jitter).to_string();
         let set_millis = longest_ms.to_string();
-        // The value's time begins after the set's, by what is left of the lease at most.
+        // The value's time begins after the set's, by the rest of the lease at most.
         let joined_millis = longest_ms
             .saturating_add(i64::try_from(self.options.lease.as_millis()).unwrap_or(0))
             .to_string();
         let mut beside = Vec::new();
         for tag in tags {
-            let tag = TagNames::of(&self.options, tag).ok_or(Away)?;
+            let tag = TagKeys::of(&self.options, tag).ok_or(Away)?;
             if tag.is_beside(&self.options, &names.key) {
                 beside.push(tag);
             } else {
                 let arguments: [&[u8]; 4] =
                     [&names.key, &lease.since, b"PX", joined_millis.as_bytes()];
-                if !said_yes(
+                if !is_yes(
                     &self.run(&JOIN_SCRIPT, &[&tag.set, &tag.generation], &arguments).await?,
                 )? {
                     return Ok(Outcome::Void);
                 }
             }
         }
-        // Last: from here on every tag reaches the key, and so voids its lease.
+        // This comes last: from here on every tag reaches the key, and so voids its lease.
         let mut keys: Vec<&[u8]> = vec![&names.key, &names.lease];
         keys.extend(beside.iter().flat_map(|tag| [tag.set.as_slice(), &tag.generation]));
         let arguments: [&[u8]; 6] = [
@@ -113,12 +113,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
             millis.as_bytes(),
             set_millis.as_bytes(),
         ];
-        let filled = said_yes(&self.run(&FILL_SCRIPT, &keys, &arguments).await?)?;
+        let filled = is_yes(&self.run(&FILL_SCRIPT, &keys, &arguments).await?)?;
         Ok(if filled { Outcome::Filled } else { Outcome::Void })
     }
 }
 
-fn said_yes(answer: &Value) -> Result<bool, Away> {
+fn is_yes(answer: &Value) -> Result<bool, Away> {
     match answer {
         Value::Int(1) => Ok(true),
         Value::Int(0) => Ok(false),
@@ -126,8 +126,8 @@ fn said_yes(answer: &Value) -> Result<bool, Away> {
     }
 }
 
-/// Keys filled together do not all expire together.
-fn drawn(longest_ms: i64, jitter: f64) -> i64 {
+/// Draws a TTL, so that keys filled together do not all expire together.
+fn draw_ttl_ms(longest_ms: i64, jitter: f64) -> i64 {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! Before the load: the value, or the lease, or the end of one's patience.
+//! Before the load: finds the value or takes the lease, or gives up waiting.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use redis::aio::ConnectionLike;
 use tokio::time::Instant;
 
 use super::fill::Lease;
-use super::names::Names;
+use super::names::ReadKeys;
 use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
 use crate::backoff::{Backoff, Doubling};
@@ -17,32 +17,32 @@ use crate::cache::side_keys::SEQUENCE;
 const PAUSES: Doubling =
     Doubling { first: Duration::from_millis(10), longest: Duration::from_millis(200) };
 
-pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
+pub(super) enum Lookup<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>, Outcome),
-    /// To load, and to fill. `old` is the value that still is good for a while.
+    /// The caller is to load and fill. `old` is a value that is still valid for a while.
     Lease {
         lease: Box<Lease<C>>,
         old: Option<Vec<u8>>,
     },
-    /// To load, and not to fill.
+    /// The caller is to load, and not to fill.
     Nothing(Outcome),
 }
 
-enum Look<C: ConnectionLike + Clone + Send + Sync + 'static> {
+enum ReadAnswer<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>),
     Lease { lease: Box<Lease<C>>, old: Option<Vec<u8>> },
     Held,
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    pub(super) async fn find(&self, names: &Names) -> Found<C> {
-        // The shortest way for what is there. An early load needs to know how long it lives, which
-        // the script tells.
+    pub(super) async fn find(&self, names: &ReadKeys) -> Lookup<C> {
+        // The shortest way to a cached value. An early load needs the remaining lifetime, which the
+        // script returns.
         if self.options.stale.is_zero() {
             match self.ask(redis::cmd("GET").arg(&names.key)).await {
-                Ok(Value::BulkString(value)) => return Found::Value(value, Outcome::Hit),
+                Ok(Value::BulkString(value)) => return Lookup::Value(value, Outcome::Hit),
                 Ok(_) => {}
-                Err(Away) => return Found::Nothing(Outcome::Away),
+                Err(Away) => return Lookup::Nothing(Outcome::Away),
             }
         }
         let deadline = Instant::now() + self.options.wait;
@@ -50,14 +50,14 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         let mut backoff = Backoff::new(PAUSES);
         let mut found_as = Outcome::Hit;
         loop {
-            match self.look(names, stale).await {
-                Err(Away) => return Found::Nothing(Outcome::Away),
-                Ok(Look::Value(value)) => return Found::Value(value, found_as),
-                Ok(Look::Lease { lease, old }) => return Found::Lease { lease, old },
-                Ok(Look::Held) if Instant::now() >= deadline => {
-                    return Found::Nothing(Outcome::Crowded);
+            match self.try_read(names, stale).await {
+                Err(Away) => return Lookup::Nothing(Outcome::Away),
+                Ok(ReadAnswer::Value(value)) => return Lookup::Value(value, found_as),
+                Ok(ReadAnswer::Lease { lease, old }) => return Lookup::Lease { lease, old },
+                Ok(ReadAnswer::Held) if Instant::now() >= deadline => {
+                    return Lookup::Nothing(Outcome::Crowded);
                 }
-                Ok(Look::Held) => {
+                Ok(ReadAnswer::Held) => {
                     let pause = backoff.next_delay(fastrand::f64());
                     // The last look is at the end.
                     tokio::time::sleep_until((Instant::now() + pause).min(deadline)).await;
@@ -67,8 +67,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         }
     }
 
-    async fn look(&self, names: &Names, stale: Duration) -> Result<Look<C>, Away> {
-        // From here on, whatever is in the way: a lease that Redis may have granted is given back.
+    async fn try_read(&self, names: &ReadKeys, stale: Duration) -> Result<ReadAnswer<C>, Away> {
+        // From here on, a lease that Redis may have granted is released in every case.
         let mut lease = Box::new(Lease::new(self.clone(), names.lease.clone()));
         let (lease_ms, stale_ms) =
             (self.options.lease.as_millis().max(1).to_string(), stale.as_millis().to_string());
@@ -84,22 +84,23 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         match words.next().as_deref() {
             Some(b"value") => {
                 lease.disarm();
-                Ok(Look::Value(words.next().ok_or(Away)?))
+                Ok(ReadAnswer::Value(words.next().ok_or(Away)?))
             }
             Some(b"held") => {
                 lease.disarm();
-                Ok(Look::Held)
+                Ok(ReadAnswer::Held)
             }
             Some(b"lease") => {
                 lease.since = words.next().ok_or(Away)?;
                 if self.options.cluster {
-                    // In a slot of its own: asked for after the grant and before the load.
+                    // The sequence is in a slot of its own: read it after the grant and before the
+                    // load.
                     lease.since = match self.ask(redis::cmd("GET").arg(SEQUENCE)).await? {
                         Value::BulkString(since) => since,
                         _ => b"0".to_vec(),
                     };
                 }
-                Ok(Look::Lease { lease, old: words.next() })
+                Ok(ReadAnswer::Lease { lease, old: words.next() })
             }
             _ => Err(Away),
         }

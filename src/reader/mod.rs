@@ -1,5 +1,14 @@
-//! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust.
-//! docs/reference/reader-scripts.md is the protocol.
+//! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust. The page
+//! `docs/reference/reader-scripts.md` has the protocol.
+//!
+//! The files, in reading order:
+//!
+//! - `find`: before the load, the value or the lease
+//! - `fill`: after the load, the value into the cache
+//! - `names`, `tags`, `codec`: names of keys, tags of a value, values as bytes
+//! - `redis_call`: one command or script within its time
+//!
+//! The reader never invalidates: only workers do.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -7,9 +16,13 @@
 //!
 //! # async fn load_product(id: u64) -> Result<Option<Vec<u8>>, std::io::Error> { Ok(None) }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let redis = redis::Client::open("redis://127.0.0.1:6379/0")?.get_multiplexed_async_connection().await?;
+//! let redis = redis::Client::open("redis://127.0.0.1:6379/0")?
+//!     .get_multiplexed_async_connection()
+//!     .await?;
 //! let cache = Reader::new(redis, Options { key_prefix: "shop:".into(), ..Options::default() });
-//! let product = cache.get_or_load("product:7", || load_product(7), Duration::from_secs(3600), ["products", "category:toys"]).await?;
+//! let ttl = Duration::from_secs(3600);
+//! let tags = ["products", "category:toys"];
+//! let product = cache.get_or_load("product:7", || load_product(7), ttl, tags).await?;
 //! # Ok(()) }
 //! ```
 
@@ -31,35 +44,35 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::LONGEST_LEASE;
 use codec::{Bytes, Codec, Json};
-use find::Found;
-use names::Names;
+use find::Lookup;
+use names::ReadKeys;
 
 pub use tags::Tags;
 
-/// How a [`Reader`] reads. The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the
-/// file's `key_prefix`, `UNSTALE_TAG_PREFIX`.
+/// Options of a [`Reader`]. The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the
+/// file's `key_prefix`, and `UNSTALE_TAG_PREFIX`.
 #[derive(Clone)]
 pub struct Options {
-    /// Before every key. Not before tags.
+    /// Prefix of every key, but not of tags.
     pub key_prefix: String,
-    /// Before every tag: the name of its set.
+    /// Prefix of the name of every tag's set.
     pub tag_prefix: String,
-    /// The connection is one to a Redis Cluster.
+    /// True if the connection is one to a Redis Cluster.
     pub cluster: bool,
-    /// How long a load may take: a slower one is not cached. At most [`LONGEST_LEASE`], and cut to
-    /// it.
+    /// Maximum duration of a load: a slower one is not cached. At most [`LONGEST_LEASE`], and cut
+    /// to it.
     pub lease: Duration,
-    /// How long to wait for the load of another before loading by oneself, uncached. A shorter one
-    /// than `lease` is raised to it, or all who wait load at once where the one who loads died.
+    /// Maximum time to wait for the load of another reader before loading uncached. It is raised to
+    /// `lease` at least. Otherwise all waiting readers would load at once after the holder died.
     pub wait: Duration,
-    /// So long before its end a value is loaded again by one reader, while the others get it as it
-    /// is. Zero: at its end.
+    /// Time before a value's end from which on one reader loads it again, while the others get it
+    /// as it is. Zero: at its end.
     pub stale: Duration,
-    /// The part of a TTL that chance may take off.
+    /// Maximum part of a TTL that chance takes off.
     pub jitter: f64,
-    /// How long one answer of Redis is waited for: later, Redis counts as away.
+    /// Maximum time to wait for one answer of Redis. After it, Redis counts as away.
     pub timeout: Duration,
-    /// Told of each read, for metrics.
+    /// Called after each read, for metrics.
     pub observe: Option<Arc<dyn Fn(Outcome) + Send + Sync>>,
 }
 
@@ -88,31 +101,32 @@ impl fmt::Debug for Options {
     }
 }
 
-/// How a read went.
+/// Outcome of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Cached.
+    /// The value was cached.
     Hit,
-    /// Another loaded it meanwhile.
+    /// Another reader loaded the value in the meantime.
     Waited,
-    /// Loaded, and cached.
+    /// The value was loaded and cached.
     Filled,
-    /// Loaded, and not cached: it was invalidated meanwhile, or the load outlasted its lease.
+    /// The value was loaded and not cached: it was invalidated in the meantime, or the load
+    /// outlasted its lease.
     Void,
-    /// The loader said that there is none.
+    /// The loader found no value.
     Absent,
-    /// Another's load did not end in time: loaded, not cached.
+    /// The value was loaded and not cached: another reader's load did not end in time.
     Crowded,
-    /// Redis is away or refuses: loaded, not cached.
+    /// The value was loaded and not cached: Redis is away or refuses.
     Away,
-    /// Something else stands at the key: loaded, not cached.
+    /// The value was loaded and not cached: the key holds something else.
     Unreadable,
-    /// An early load failed, and the value that is still good was kept.
+    /// An early load failed, and the cached value is still valid.
     Kept,
 }
 
-/// Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and
-/// not cached.
+/// Reads through the cache. A fault of the cache never fails a read: without Redis, values are
+/// loaded and not cached.
 #[derive(Debug, Clone)]
 pub struct Reader<C> {
     connection: C,
@@ -120,22 +134,22 @@ pub struct Reader<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    /// Over a connection that is cheap to clone: a multiplexed one, or a cluster's.
+    /// Returns a reader over a connection that is cheap to clone: a multiplexed one, or a
+    /// cluster's.
     pub fn new(connection: C, mut options: Options) -> Self {
         options.lease = options.lease.min(LONGEST_LEASE);
         options.wait = options.wait.max(options.lease);
         Self { connection, options: Arc::new(options) }
     }
 
-    /// The value at `key`, which is not cached if the name is empty; where there is none, what
-    /// `load` gives, cached for at most `ttl` under `tags`: names, or a function of the loaded
-    /// value. `None` from `load` is not cached.
+    /// Returns the value at `key`. Without one, calls `load` and caches its value for at most `ttl`
+    /// under `tags`, which are names or a function of the value.
     ///
-    /// A value that was invalidated while it loaded is returned to this call alone. `load` is
-    /// called once at most.
+    /// `None` from `load` is not cached, and neither is a value with an empty `key`. Only this call
+    /// gets a value that was invalidated while it loaded. `load` is called once at most.
     ///
     /// # Errors
-    /// The loader's; the lease is given back first.
+    /// The loader's; the lease is released first.
     pub async fn get_or_load<L, F, E>(
         &self,
         key: &str,
@@ -150,8 +164,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         self.read::<Bytes, _, _, _, _>(key, load, ttl, tags).await
     }
 
-    /// As [`get_or_load`](Self::get_or_load), with values as JSON. What is not the JSON of a `T`
-    /// counts as not cached.
+    /// Reads as [`get_or_load`](Self::get_or_load) does, with values as JSON. A cached text that is
+    /// not the JSON of a `T` counts as not cached.
     ///
     /// # Errors
     /// The loader's.
@@ -182,29 +196,29 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         L: FnOnce() -> F,
         F: Future<Output = Result<Option<T>, E>>,
     {
-        let Some(names) = Names::of(&self.options, key).filter(|_| !key.is_empty()) else {
-            return self.tell(Outcome::Away, load().await);
+        let Some(names) = ReadKeys::of(&self.options, key).filter(|_| !key.is_empty()) else {
+            return self.observed(Outcome::Away, load().await);
         };
         let (lease, old) = match self.find(&names).await {
-            Found::Value(value, outcome) => match K::decode(&value) {
-                Some(value) => return self.tell(outcome, Ok(Some(value))),
-                None => return self.tell(Outcome::Unreadable, load().await),
+            Lookup::Value(value, outcome) => match K::decode(&value) {
+                Some(value) => return self.observed(outcome, Ok(Some(value))),
+                None => return self.observed(Outcome::Unreadable, load().await),
             },
-            Found::Nothing(outcome) => return self.tell(outcome, load().await),
-            Found::Lease { lease, old } => (lease, old),
+            Lookup::Nothing(outcome) => return self.observed(outcome, load().await),
+            Lookup::Lease { lease, old } => (lease, old),
         };
-        // A lease that is dropped, by a panic or a cancellation too, is given back.
+        // A lease that is dropped, even by a panic or a cancellation, is released.
         match load().await {
             Err(error) => {
                 lease.release().await;
                 match old.and_then(|old| K::decode(&old)) {
-                    Some(old) => self.tell(Outcome::Kept, Ok(Some(old))),
+                    Some(old) => self.observed(Outcome::Kept, Ok(Some(old))),
                     None => Err(error),
                 }
             }
             Ok(None) => {
                 lease.release().await;
-                self.tell(Outcome::Absent, Ok(None))
+                self.observed(Outcome::Absent, Ok(None))
             }
             Ok(Some(value)) => {
                 let outcome = match K::encode(&value) {
@@ -214,12 +228,12 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                         Outcome::Unreadable
                     }
                 };
-                self.tell(outcome, Ok(Some(value)))
+                self.observed(outcome, Ok(Some(value)))
             }
         }
     }
 
-    fn tell<T, E>(&self, outcome: Outcome, result: Result<T, E>) -> Result<T, E> {
+    fn observed<T, E>(&self, outcome: Outcome, result: Result<T, E>) -> Result<T, E> {
         if result.is_ok()
             && let Some(observe) = &self.options.observe
         {

@@ -1,4 +1,4 @@
-//! What a read's keys are called, and which of them share a slot of a Redis Cluster.
+//! ReadKeys of a read's keys, and which of them share a slot of a Redis Cluster.
 
 use super::Options;
 use crate::cache::side_keys::{Kind, side_key};
@@ -6,21 +6,21 @@ use crate::cache::slot::hash_tag;
 
 /// The keys of one read.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct ReadKeys {
     pub(super) key: Vec<u8>,
     pub(super) lease: Vec<u8>,
 }
 
 /// The keys of one tag.
 #[derive(Debug)]
-pub(super) struct TagNames {
+pub(super) struct TagKeys {
     pub(super) set: Vec<u8>,
     pub(super) generation: Vec<u8>,
 }
 
-impl Names {
-    /// `None` where the lease cannot stand beside the key: a cluster's key with a `}` and no hash
-    /// tag.
+impl ReadKeys {
+    /// Returns `None` if the lease cannot be in the key's slot: for a cluster's key with a `}` and
+    /// no hash tag.
     pub(super) fn of(options: &Options, key: &str) -> Option<Self> {
         let key = [options.key_prefix.as_bytes(), key.as_bytes()].concat();
         let lease = side_key(Kind::Lease, &key);
@@ -28,8 +28,8 @@ impl Names {
     }
 }
 
-impl TagNames {
-    /// `None` where the generation cannot stand beside the set.
+impl TagKeys {
+    /// Returns `None` if the generation cannot be in the set's slot.
     pub(super) fn of(options: &Options, tag: &str) -> Option<Self> {
         let set = [options.tag_prefix.as_bytes(), tag.as_bytes()].concat();
         let generation = side_key(Kind::Generation, &set);
@@ -37,7 +37,7 @@ impl TagNames {
             .then_some(Self { set, generation })
     }
 
-    /// Whether one script may touch this tag and that key.
+    /// Returns whether one script may use this tag and that key.
     pub(super) fn is_beside(&self, options: &Options, key: &[u8]) -> bool {
         !options.cluster || hash_tag(&self.set) == hash_tag(key)
     }
@@ -60,16 +60,16 @@ mod tests {
             ("a}b", false),
             ("{}", false),
         ] {
-            assert!(Names::of(&single, key).is_some());
-            assert_eq!(Names::of(&cluster, key).is_some(), fits, "{key}");
-            assert_eq!(TagNames::of(&cluster, key).is_some(), fits, "{key}");
+            assert!(ReadKeys::of(&single, key).is_some());
+            assert_eq!(ReadKeys::of(&cluster, key).is_some(), fits, "{key}");
+            assert_eq!(TagKeys::of(&cluster, key).is_some(), fits, "{key}");
         }
     }
 
     #[test]
     fn a_tag_is_beside_a_key_of_the_same_hash_tag() {
         let cluster = Options { cluster: true, ..Options::default() };
-        let tag = TagNames::of(&cluster, "{shop}:products").unwrap();
+        let tag = TagKeys::of(&cluster, "{shop}:products").unwrap();
         assert!(tag.is_beside(&cluster, b"{shop}:product:7"));
         assert!(!tag.is_beside(&cluster, b"shop:product:7"));
         assert!(tag.is_beside(&Options::default(), b"shop:product:7"));

@@ -1,4 +1,4 @@
-//! One command or script, within its time.
+//! Runs one command or script within its time.
 
 use std::sync::LazyLock;
 
@@ -8,15 +8,15 @@ use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
 use super::Reader;
 use crate::cache::script::{FILL_SOURCE, JOIN, READ, RELEASE_SOURCE};
 
-/// A script, and its name in Redis' cache of scripts.
-pub(super) struct Named {
+/// A script, and its SHA-1, by which Redis knows it.
+pub(super) struct NamedScript {
     source: &'static str,
     sha1: String,
 }
 
 macro_rules! named {
     ($name:ident, $source:ident) => {
-        pub(super) static $name: LazyLock<Named> = LazyLock::new(|| Named {
+        pub(super) static $name: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
             source: $source,
             sha1: Script::new($source).get_hash().to_owned(),
         });
@@ -28,20 +28,21 @@ named!(JOIN_SCRIPT, JOIN);
 named!(FILL_SCRIPT, FILL_SOURCE);
 named!(RELEASE_SCRIPT, RELEASE_SOURCE);
 
-/// Redis did not do it, as far as is known.
+/// Redis did not run it, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Away;
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    /// A command's answer.
+    /// Returns a command's answer.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Away> {
         self.send(command).await.map_err(|_| Away)
     }
 
-    /// A script's answer: by its name, and whole where this server does not know it yet.
+    /// Returns a script's answer. Calls it by its SHA-1, and with its source if this server does
+    /// not know it yet.
     pub(super) async fn run(
         &self,
-        script: &Named,
+        script: &NamedScript,
         keys: &[&[u8]],
         arguments: &[&[u8]],
     ) -> Result<Value, Away> {
@@ -58,7 +59,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         }
     }
 
-    /// The error is never told: it may quote what was sent.
+    /// Sends a command. Callers must not show the error: it may quote what was sent.
     async fn send(&self, command: &Cmd) -> Result<Value, Option<RedisError>> {
         let mut connection = self.connection.clone();
         match tokio::time::timeout(self.options.timeout, command.query_async(&mut connection)).await

@@ -1,8 +1,8 @@
-//! Tags that are known before the load, or only from what it gave.
+//! Tags that are known before the load, or only from the loaded value.
 
 /// The tags of a loaded value: an array, slice or vector of names, or a function of the value.
 pub trait Tags<T> {
-    /// Asked once, after the load.
+    /// Returns the tags. It is called once, after the load.
     fn of(&self, value: &T) -> Vec<String>;
 }
 

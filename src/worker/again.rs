@@ -54,7 +54,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 /// Runs the second deletes that are due now, as many as one call does. Returns true if there may be
 /// more.
 async fn pass(shared: &Shared, token: &str) -> Result<bool, CommandError> {
-    let passes = shared.cache.pass_again(token).await?;
+    let passes = shared.cache.run_second_deletes(token).await?;
     super::slow_lane::tell_of_lost(passes.lost);
     for cause in &passes.failed {
         warn!(%cause, "a second pass failed");

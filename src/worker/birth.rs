@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::Shared;
 use super::owed::now_ms;
 use crate::broker::{BrokerError, History};
-use crate::cache::{CommandError, HealFrom, Marks};
+use crate::cache::{Checkpoints, CommandError, HealFrom};
 use crate::ops::heal::{Healed, NotHealed, window};
 
 /// The time of the history's declaration, as far as this worker knows.
@@ -47,7 +47,7 @@ impl Birth {
 
 /// Reads the time from the checkpoints, and saves it if they have an earlier one, also after Redis
 /// went back.
-pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
+pub(super) async fn note(shared: &Shared, marks: &Checkpoints) -> Result<(), CommandError> {
     let held = marks.history_born_ms();
     shared.birth.learn(held);
     let born_ms = shared.birth.born_ms.load(Ordering::Relaxed);
@@ -62,7 +62,7 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
 /// on.
 pub(super) async fn judge(
     shared: &Shared,
-    marks: &Marks,
+    marks: &Checkpoints,
     (from, known): (HealFrom, Option<u64>),
     healed: Healed,
 ) -> Result<Healed, NotHealed> {

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::Shared;
 use crate::broker::Inspector;
-use crate::cache::{CommandError, HealFrom, LowWatermark, Marks};
+use crate::cache::{Checkpoints, CommandError, HealFrom, LowWatermark};
 use crate::ops::heal::window;
 
 /// Maximum time a starting worker waits for a worker of another broker. By then a killed one counts
@@ -60,11 +60,11 @@ pub(super) async fn settle(
     cache.name_broker(&ours).await?;
     let began = Instant::now();
     loop {
-        let marks = cache.read_marks().await?;
+        let marks = cache.read_checkpoints().await?;
         let others = marks.of_other_brokers(cache.id(), &ours);
         let Some((_, theirs)) = others.into_iter().find(|(worker, _)| marks.lives(worker)) else {
             take_marks(shared, &marks, &ours);
-            cache.take_marks_for(&ours).await?;
+            cache.claim_checkpoints_for(&ours).await?;
             return Ok(Ok(()));
         };
         if began.elapsed() >= PATIENCE {
@@ -93,7 +93,7 @@ fn words(ours: &str, theirs: &str) -> String {
 
 /// Owes a heal if the checkpoints are from another broker whose workers are gone. Those workers
 /// healed by another history.
-fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
+fn take_marks(shared: &Shared, marks: &Checkpoints, ours: &str) {
     let Some(before) = marks.broker().filter(|before| *before != ours) else { return };
     warn!(
         before,
@@ -111,7 +111,7 @@ const ASKS_FOR: Duration = Duration::from_secs(1);
 
 /// Checks at each tick that the checkpoints name this worker's broker. If workers name another one,
 /// the broker may have been renamed, and a new connection reports that.
-pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
+pub(super) async fn note(shared: &Shared, marks: &Checkpoints) -> Result<(), CommandError> {
     let Some(ours) = shared.brokers.ours() else { return Ok(()) };
     let cache = &shared.cache;
     let others = marks.of_other_brokers(cache.id(), &ours);
@@ -141,5 +141,5 @@ pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandEr
         return Ok(());
     }
     cache.name_broker(&ours).await?;
-    cache.take_marks_for(&ours).await
+    cache.claim_checkpoints_for(&ours).await
 }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{Shared, mend};
 use crate::broker::{BrokerError, Census, Count};
-use crate::cache::{CommandError, LastCount, LowWatermark, Marks};
+use crate::cache::{Checkpoints, CommandError, LastCount, LowWatermark};
 
 /// Maximum time of the count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ pub(super) async fn leave(shared: &Shared) {
 async fn count(shared: &Shared) -> Result<(), String> {
     let words = |error: BrokerError| error.to_string();
     shared.cache.note_end().await.map_err(unsaid)?;
-    let marks = shared.cache.read_marks().await.map_err(unsaid)?;
+    let marks = shared.cache.read_checkpoints().await.map_err(unsaid)?;
     if marks.others_consume(shared.cache.id()) {
         return Ok(());
     }
@@ -66,7 +66,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     if !is_on(shared) {
         return Ok(());
     }
-    let marks = shared.cache.read_marks().await?;
+    let marks = shared.cache.read_checkpoints().await?;
     let Some(before) = marks.last_count() else {
         compare_with_checkpoints(shared).await;
         return Ok(());
@@ -92,7 +92,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
         }
     };
     // Another worker that compared may already consume. Then fewer messages are in the queues.
-    if shared.cache.read_marks().await?.last_count() != Some(before) {
+    if shared.cache.read_checkpoints().await?.last_count() != Some(before) {
         return Ok(());
     }
     if let Some(cause) = lost {
@@ -134,7 +134,7 @@ async fn missing_from(shared: &Shared, offset: u64) -> Result<u64, BrokerError> 
 
 async fn missing_since(
     shared: &Shared,
-    marks: &Marks,
+    marks: &Checkpoints,
     before: LastCount,
 ) -> Result<u64, BrokerError> {
     let mut census = connect(shared, marks).await?;
@@ -144,7 +144,7 @@ async fn missing_since(
 }
 
 /// Connects to count messages on the retry schedules of all workers, also of stopped ones.
-async fn connect(shared: &Shared, marks: &Marks) -> Result<Census, BrokerError> {
+async fn connect(shared: &Shared, marks: &Checkpoints) -> Result<Census, BrokerError> {
     let amqp = &shared.config.amqp;
     Census::connect(amqp, &marks.steps_but(&amqp.retry_delays)).await
 }

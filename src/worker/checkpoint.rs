@@ -44,7 +44,7 @@ pub(super) async fn tick(shared: &Shared) -> Infallible {
                     Err(error) => outage(error),
                 }
             }
-            Ok(Tick::WentBack) => Outage::went_back(),
+            Ok(Tick::LostWrites) => Outage::lost_writes(),
             Ok(Tick::Replaced) => Outage::replaced(),
             Ok(Tick::ToHeal) => {
                 Outage::new("another worker found that Redis has lost writes that it had confirmed")

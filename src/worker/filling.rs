@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, Claim, CommandError, Fill, Grant, LONGEST_LEASE, LoadToken, Outage};
+use crate::cache::{
+    Cache, Claim, CommandError, FillOutcome, Grant, LONGEST_LEASE, LoadToken, Outage,
+};
 use crate::loader::{LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::quantity::format_duration;
@@ -293,9 +295,9 @@ impl<'f, S: Source> Filling<'f, S> {
                         )
                         .await?
                     {
-                        Fill::Filled => return Ok(Ended::Filled),
-                        Fill::Over => return Ok(Ended::Empty),
-                        Fill::Refused => {}
+                        FillOutcome::Filled => return Ok(Ended::Filled),
+                        FillOutcome::Over => return Ok(Ended::Empty),
+                        FillOutcome::Refused => {}
                     }
                 }
                 Err(error @ (LoadError::Retry { .. } | LoadError::NotAsked { .. })) => {

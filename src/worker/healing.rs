@@ -14,8 +14,8 @@ use super::{Shared, birth, brokers};
 use crate::backoff::Backoff;
 use crate::broker::{BrokerError, Inspector, QueueState, RECONNECT_PAUSES};
 use crate::cache::{
-    CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal,
-    Turn,
+    Checkpoints, CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, HealTurn, Outage,
+    Owed, OwedHeal,
 };
 use crate::http::Readiness;
 use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
@@ -68,7 +68,9 @@ impl From<CommandError> for Unhealed {
 pub(super) fn outage(error: CommandError) -> Outage {
     match error {
         CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::no_marks(&cause),
+        CommandError::Refused(cause) | CommandError::Failed(cause) => {
+            Outage::no_checkpoints(&cause)
+        }
     }
 }
 
@@ -121,8 +123,8 @@ impl<'s> Healer<'s> {
             }
             metrics.set_paused("healing", true);
             let marks = match cache.take_heal().await? {
-                Turn::Done => continue,
-                Turn::Anothers => {
+                HealTurn::Done => continue,
+                HealTurn::Anothers => {
                     self.readiness.set_healed(Err(
                         "Redis may have lost writes: another worker applies the history again"
                             .into(),
@@ -130,7 +132,7 @@ impl<'s> Healer<'s> {
                     tokio::time::sleep(WAIT).await;
                     continue;
                 }
-                Turn::Ours(marks) => marks,
+                HealTurn::Ours(marks) => marks,
             };
             self.readiness
                 .set_healed(Err("Redis may have lost writes: the history is applied again".into()));
@@ -191,7 +193,7 @@ impl<'s> Healer<'s> {
     }
 
     /// Owes the heal, so that consuming goes on. Returns false if the heal must be tried again.
-    async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
+    async fn owe(&self, marks: &Checkpoints, cause: String) -> Result<bool, Unhealed> {
         let Shared { cache, low, owed, config, .. } = self.shared;
         let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
@@ -219,7 +221,7 @@ impl<'s> Healer<'s> {
     }
 
     /// Heals, in this worker's turn. Returns false if the heal must begin again.
-    async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
+    async fn heal(&self, marks: &Checkpoints) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
         // The log mentions a heal only if both servers were reached and a history exists.
         let inspector = Inspector::connect(&config.amqp).await?;
@@ -332,11 +334,11 @@ fn has_nothing_to_heal(doubt: Doubt, goes_on: Option<u64>) -> bool {
 }
 
 /// Returns where the history must be applied again from.
-fn from(marks: &Marks) -> HealFrom {
+fn from(marks: &Checkpoints) -> HealFrom {
     marks.lowest().map_or_else(HealFrom::default, HealFrom::low)
 }
 
-fn record(marks: &Marks, from: HealFrom, complete: bool, details: HealDetails) -> HealRecord {
+fn record(marks: &Checkpoints, from: HealFrom, complete: bool, details: HealDetails) -> HealRecord {
     HealRecord {
         began_ms: marks.now_ms,
         ended_ms: marks.now_ms,

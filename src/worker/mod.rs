@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, LaneName, Signer};
-use crate::cache::{Cache, CacheError, CommandError, Marks, Outage};
+use crate::cache::{Cache, CacheError, Checkpoints, CommandError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::loader::{LoaderProblems, Loaders};
@@ -334,7 +334,7 @@ impl Shared {
 
     /// Returns the maximum time that a retry message waits, also on another worker's retry
     /// schedule.
-    fn longest_wait(&self, marks: &Marks) -> Duration {
+    fn longest_wait(&self, marks: &Checkpoints) -> Duration {
         let ours = &self.config.amqp.retry_delays;
         ours.iter().copied().chain(marks.steps_but(ours)).max().unwrap_or_default()
     }

@@ -15,7 +15,9 @@ use tracing::{debug, error, info, warn};
 
 use super::healing::{LEFT_OUT, outage};
 use super::{Live, Shared, birth};
-use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
+use crate::cache::{
+    self, Cache, Checkpoints, FieldChange, HealDetails, HealFrom, HealTurn, Outage, OwedHeal,
+};
 use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
 
 /// Time between two attempts at a heal.
@@ -211,7 +213,8 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         .map_err(|error| error.to_string())?
         .healing_beside();
     cache.probe().await.map_err(redis)?;
-    let Turn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)? else {
+    let HealTurn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)?
+    else {
         return Ok(());
     };
     let cache = Arc::new(cache);
@@ -246,12 +249,12 @@ struct Work {
     /// The offset behind everything that must be applied again, if it is known.
     end_offset: Option<u64>,
     /// Changes that note the heal as done.
-    changes: Vec<Change>,
+    changes: Vec<FieldChange>,
 }
 
 impl Work {
     /// Returns the heal that must be done by those rules, if any.
-    fn of(marks: &Marks, live: &Live) -> Option<Self> {
+    fn of(marks: &Checkpoints, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = &owed.all {
             return Some(Self {
@@ -279,9 +282,9 @@ async fn perform(
     shared: &Shared,
     live: &Live,
     cache: &Cache,
-    marks: &Marks,
+    marks: &Checkpoints,
     work: &Work,
-) -> Result<Vec<Change>, String> {
+) -> Result<Vec<FieldChange>, String> {
     let Shared { config, metrics, .. } = shared;
     let digest = live.registry.digest();
     let (why, name) = if work.is_owed {
@@ -337,7 +340,7 @@ async fn perform(
 /// Returns the new details of the last heal's record. They change if that heal was postponed or
 /// left something out, and a heal between those offsets has now done it.
 fn details(
-    marks: &Marks,
+    marks: &Checkpoints,
     (begin, end): (u64, Option<u64>),
     is_whole: bool,
     passed_over: Vec<u64>,

@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use super::Shared;
-use crate::cache::{CommandError, Report, Reported};
+use crate::cache::{CommandError, ReportedWorker, WorkerReport};
 use crate::http::Readiness;
 use crate::quantity::format_duration;
 
@@ -84,29 +84,29 @@ impl<'s> Reporter<'s> {
         .await;
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> WorkerReport {
         let (in_flight, oldest) = self.shared.in_flight.now();
         let age =
             oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
-        Report {
+        WorkerReport {
             host: self.host.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.shared.live.load().registry.digest().to_owned(),
             refused_registry: self.shared.refused_registry.load().as_deref().cloned(),
-            ladder: self.ladder.clone(),
-            other_rungs: self.other_rungs.iter().cloned().collect(),
-            in_hand: in_flight,
+            retry_delays: self.ladder.clone(),
+            other_retry_delays: self.other_rungs.iter().cloned().collect(),
+            in_flight,
             oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.readiness.causes(),
             history_fault: self.shared.history_fault.load().as_deref().cloned(),
         }
     }
 
-    fn remember(&mut self, others: &[Reported]) {
-        let rungs = others
-            .iter()
-            .flat_map(|other| other.report.ladder.iter().chain(&other.report.other_rungs));
+    fn remember(&mut self, others: &[ReportedWorker]) {
+        let rungs = others.iter().flat_map(|other| {
+            other.report.retry_delays.iter().chain(&other.report.other_retry_delays)
+        });
         for rung in rungs.filter(|rung| !self.ladder.contains(rung)) {
             if self.other_rungs.len() < OTHER_RUNGS_MAX {
                 self.other_rungs.insert(rung.clone());

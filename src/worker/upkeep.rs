@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use self::rounds::{Rounds, Step};
 use super::{Shared, slow_lane};
-use crate::cache::{Asides, CommandError, Eviction, Outage, PRUNE_STEP, new_token};
+use crate::cache::{Asides, CommandError, Eviction, Outage, SCAN_STEP, new_token};
 
 /// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
 /// the longest pause between two renewals.
@@ -81,7 +81,7 @@ async fn stand(
     }
     let token = new_token();
     loop {
-        if shared.cache.lock_upkeep(&token, LOCK_TTL).await? {
+        if shared.cache.lock_tag_maintenance(&token, LOCK_TTL).await? {
             debug!("the upkeep of tags is this worker's");
             look_after_tags(shared, &token).await?;
         }
@@ -138,7 +138,7 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
     let (mut rounds, mut asides) = (Rounds::new(Instant::now()), shared.cache.asides());
     loop {
         if renewed.elapsed() > LOCK_RENEWED_AFTER {
-            if !shared.cache.lock_upkeep(token, LOCK_TTL).await? {
+            if !shared.cache.lock_tag_maintenance(token, LOCK_TTL).await? {
                 return Ok(());
             }
             renewed = Instant::now();
@@ -149,7 +149,7 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
             }
             drained = Some(Instant::now());
             if shared.config.maintains_tags() {
-                let left = shared.cache.left_aside().await?;
+                let left = shared.cache.sets_with_members_aside().await?;
                 left.iter().for_each(|set| asides.note(set, Instant::now()));
             }
         }
@@ -189,9 +189,9 @@ async fn settle(
     set: &[u8],
     asides: &mut Asides,
 ) -> Result<Duration, CommandError> {
-    match shared.cache.settle_aside(set).await {
+    match shared.cache.take_second_look(set).await {
         Ok(true) => {
-            return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX));
+            return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(SCAN_STEP).unwrap_or(u32::MAX));
         }
         Ok(false) => asides.settled(set, Instant::now()),
         Err(CommandError::Outage(outage)) => return Err(outage.into()),
@@ -222,9 +222,10 @@ async fn step(
                     "looked through the tags"
                 );
             }
-            Ok(PER_SCANNED_KEY * u32::try_from(PRUNE_STEP).unwrap_or(u32::MAX))
+            Ok(PER_SCANNED_KEY * u32::try_from(SCAN_STEP).unwrap_or(u32::MAX))
         }
-        Step::Slice { set, cursor } => match shared.cache.prune_slice(&set, cursor, false).await {
+        Step::Slice { set, cursor } => match shared.cache.maintain_slice(&set, cursor, false).await
+        {
             Ok(slice) => {
                 rounds.sliced(slice.next, slice.looked, slice.gone, Instant::now());
                 shared.metrics.pruned(slice.gone);

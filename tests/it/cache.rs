@@ -1,14 +1,14 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
-mod again;
 mod big_tags;
 mod claims;
 mod fences;
 pub(crate) mod law;
 mod leases;
-mod maintenance;
 mod outages;
 mod refusals;
+mod second_deletes;
+mod tag_maintenance;
 mod tls;
 mod verbs;
 
@@ -32,7 +32,7 @@ pub(crate) fn config(url: &str) -> RedisConfig {
     }
 }
 
-/// A cache that stands.
+/// A connected cache.
 pub(crate) async fn cache(url: &str, queue: &str) -> Cache {
     let cache = Cache::connect(&config(url), queue).unwrap();
     cache.probe().await.unwrap();

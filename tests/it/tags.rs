@@ -53,7 +53,7 @@ async fn gc_with(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gc_takes_out_the_members_whose_keys_are_gone_and_nothing_else() {
+async fn gc_removes_only_members_whose_keys_are_gone() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     fill(&mut redis, "clean", 3, 0).await;
@@ -107,7 +107,7 @@ async fn gc_takes_out_the_members_whose_keys_are_gone_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gc_keeps_its_rate_and_says_what_is_in_the_way() {
+async fn gc_keeps_its_rate_and_reports_failures() {
     let server = Redis::start().await;
     fill(&mut server.connection().await, "t", 500, 1_500).await;
     let start = Instant::now();
@@ -167,7 +167,7 @@ async fn a_churned_tag_stays_within_1_2_times_its_live_members() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_worker_prunes_and_another_follows_it() {
+async fn tag_maintenance_passes_from_one_worker_to_the_next() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let mut redis = stage.connection().await;
     fill(&mut redis, "t", 10, 10).await;
@@ -188,7 +188,7 @@ async fn one_worker_prunes_and_another_follows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_that_nobody_goes_on_with_is_finished_by_whoever_starts() {
+async fn an_abandoned_drain_is_finished_by_the_next_worker_that_starts() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let mut redis = stage.connection().await;
     fill(&mut redis, "pages", 2_000, 0).await;
@@ -213,7 +213,7 @@ async fn a_drain_that_nobody_goes_on_with_is_finished_by_whoever_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
+async fn a_redis_that_may_evict_needed_keys_is_reported() {
     for (arguments, warned) in [
         (&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"][..], true),
         (&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"], true),
@@ -253,7 +253,7 @@ async fn a_redis_that_may_evict_what_is_needed_is_warned_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
+async fn a_redis_that_hides_its_policy_is_usable() {
     let server =
         Redis::start_with(&["--rename-command", "INFO", "", "--rename-command", "CONFIG", ""])
             .await;
@@ -269,7 +269,7 @@ async fn a_redis_that_does_not_tell_its_policy_is_worked_with() {
 
 /// Sets under a foreign prefix may hold anything.
 #[tokio::test(flavor = "multi_thread")]
-async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
+async fn tag_maintenance_ignores_sets_under_another_prefix() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let mut redis = stage.connection().await;
     let _: u64 = ask(&mut redis, &["SADD", "tagged:online-users", "17", "42", "99"]).await;
@@ -294,7 +294,7 @@ async fn maintenance_leaves_the_sets_under_another_prefix_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn maintenance_does_as_its_setting_says() {
+async fn tag_maintenance_follows_its_setting() {
     let stage = Stage::new(&[("pages.yaml", RULES)]).await;
     let mut redis = stage.connection().await;
     fill(&mut redis, "off", 1, 1).await;
@@ -312,7 +312,7 @@ async fn maintenance_does_as_its_setting_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gc_takes_nothing_out_of_sets_under_another_prefix_unless_that_is_set() {
+async fn gc_ignores_sets_under_another_prefix_unless_told_by_an_option() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     let _: u64 = ask(&mut redis, &["SADD", "tagged:online-users", "17", "42"]).await;
@@ -330,7 +330,7 @@ async fn gc_takes_nothing_out_of_sets_under_another_prefix_unless_that_is_set() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_may_evict_is_refused_where_that_is_set() {
+async fn a_redis_that_may_evict_is_refused_if_the_setting_says_so() {
     let evicts =
         Redis::start_with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
     let stage =

@@ -1,7 +1,7 @@
--- KEYS: the key, its lease, and, on a single server, the sequence. ARGV: token, how long a lease is granted (ms), how long before its end a
--- value may be loaded again (ms).
--- Returns 'value' and the value; or 'lease', the sequence as it stands ('' without its name) and, before a value's end, that value: the asker
--- loads; or 'held': another loads.
+-- KEYS: the key, its lease, and, on a single server, the sequence. ARGV: token, duration of a lease
+-- (ms), how long before its end a value may be loaded again (ms).
+-- Returns 'value' and the value; or 'lease', the sequence ('' without its name) and, before a
+-- value's end, that value: the caller loads; or 'held': another reader loads.
 local value = redis.call('GET', KEYS[1])
 if value then
   local left = redis.call('PTTL', KEYS[1])
@@ -9,7 +9,7 @@ if value then
     return { 'value', value }
   end
 end
--- A client that asks again, for want of an answer, finds its own token.
+-- A client that repeats a request without an answer finds its own token.
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
   local holder = redis.call('GET', KEYS[2])
   if holder ~= ARGV[1] then

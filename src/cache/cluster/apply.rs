@@ -1,25 +1,25 @@
-//! A plan in a cluster, where the keys of a tag are in other slots than its set. Four steps, each
-//! one round trip, the first and the last only where a tag is invalidated, the second only where
-//! tags come in at all:
+//! A plan in a cluster, where a tag's keys are in other slots than its set.
 //!
-//! 1. Each invalidation gets its number from the sequence.
+//! It takes four steps, each one round trip. The first and the last are needed only for tag
+//! invalidations, the second only with tags:
+//!
+//! 1. Each invalidation draws its number from the sequence.
 //! 2. The sets of tags change, in order: a write's key joins its sets, an invalidation detaches its
-//!    set. So a key that is invalidated is in what was detached, and no value is ever set that no
-//!    tag could invalidate.
-//! 3. Leases, deletions and the members of what was detached go; then values come, in order. What
-//!    an invalidation in the plan makes unseen is left out, and a value that comes after it comes
-//!    after its deletion.
-//! 4. The keys that got values join their sets once more: another worker may have detached those
-//!    between the second step and the third, with nothing but the old value to be deleted. What was
-//!    detached is dropped. Of a set that is too big for this, the slow lane deletes the members.
+//!    set. So the key of an invalidated value is always in the detached set. No value is set that
+//!    no tag could invalidate.
+//! 3. Leases, deletions and the members of detached sets are deleted. Then values are set, in
+//!    order. Values that a later invalidation in the plan deletes are left out. A value after an
+//!    invalidation is set after the deletion.
+//! 4. The keys of new values join their sets once more. Another worker may have detached the sets
+//!    before the third run, when the new values did not exist yet. Detached sets are dropped. The
+//!    slow lane deletes the members of a set that is too big for this.
 //!
-//! Behind the third step, and behind the fourth where there is one, stands a seal on each primary
-//! that did something.
+//! A checkpoint is written on each primary that ran commands, after the third run, and after the
+//! fourth if there is one.
 //!
-//! A plan that is cut short by an outage is applied again, whole: what it had detached by then
-//! stands in the tag's record of drains, and its invalidation finds it there. A fenced write that
-//! had set its value by then deletes it: an invalidation that came between the third step and the
-//! fourth would not have found its key.
+//! An outage repeats the whole plan. Sets that were already detached are in the tag's record of
+//! drains, where the repeated invalidation finds them. A fenced write that had set its value
+//! deletes it: an invalidation between the third and the fourth step would not have found its key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,25 +27,25 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::Cache;
-use super::super::applied::{Applied, Outcome};
-use super::super::commands::{Asked, Commands, unlink};
+use super::super::applied::{Applied, PlanOutcome};
+use super::super::commands::{Commands, Subject, unlink};
 use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
 use super::Cluster;
+use super::checkpoint_writes::Unconfirmed;
 use super::nodes::Nodes;
-use super::seal::Unsealed;
 use super::tags::{Detached, SLICE};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
 
-/// Members of detached sets that a plan deletes itself: what is more goes to the slow lane, so that
-/// one plan does not hold up the next.
+/// Maximum number of members of detached sets that a plan deletes itself. The slow lane deletes the
+/// rest, so that one plan does not delay the next.
 const MEMBERS_PER_PLAN: usize = 10_000;
 
-/// A plan on its way.
-struct Step<'s> {
+/// A plan that is being applied.
+struct PlanRun<'s> {
     cluster: &'s Cluster,
     nodes: &'s Arc<Nodes>,
     plan: &'s Plan<'s>,
@@ -53,37 +53,38 @@ struct Step<'s> {
 }
 
 impl Cache {
-    /// See [`Cache::apply`]. Plans take hold one after another, in the order of their first polls.
+    /// See [`Cache::apply`]. Plans take effect one after another, in the order of their first
+    /// polls.
     pub(in crate::cache) async fn apply_in_cluster(
         &self,
         cluster: &Cluster,
         plan: &Plan<'_>,
     ) -> Result<Applied, Outage> {
         let (nodes, _turn) = cluster.in_turn().await?;
-        let step = Step { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
-        let mut outcome = Outcome::new(plan);
-        let applied = self.take_steps(&step, &mut outcome).await;
-        applied.inspect_err(|outage| cluster.standing.give_up(&nodes, outage))?;
+        let run = PlanRun { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
+        let mut outcome = PlanOutcome::new(plan);
+        let applied = self.run_steps(&run, &mut outcome).await;
+        applied.inspect_err(|outage| cluster.connection.give_up(&nodes, outage))?;
         Ok(outcome.finish())
     }
 
-    async fn take_steps(
+    async fn run_steps(
         &self,
-        step: &Step<'_>,
-        outcome: &mut Outcome<'_, '_>,
+        run: &PlanRun<'_>,
+        outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
-        let mut unsealed = Unsealed::default();
-        self.refuse_homeless(step, outcome);
-        let detached = self.change_sets(step, outcome, &mut unsealed).await?;
-        let tagged = self.change_keys(step, &detached, outcome, &mut unsealed).await?;
-        self.change_sets_again(step, &detached, &tagged, outcome, &mut unsealed).await
+        let mut unconfirmed = Unconfirmed::default();
+        self.refuse_homeless(run, outcome);
+        let detached = self.change_sets(run, outcome, &mut unconfirmed).await?;
+        let tagged = self.change_keys(run, &detached, outcome, &mut unconfirmed).await?;
+        self.complete_sets(run, &detached, &tagged, outcome, &mut unconfirmed).await
     }
 
-    /// A key whose side keys would be in another slot is deleted and no more: who loads it, and
-    /// what is newer, could not be told.
-    fn refuse_homeless(&self, step: &Step<'_>, outcome: &mut Outcome<'_, '_>) {
-        for &id in step.plan.deletions().iter().chain(step.plan.in_order()) {
-            let Operation { target, command, .. } = *step.plan.operation(id);
+    /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
+    /// Neither their loads nor their versions can be tracked.
+    fn refuse_homeless(&self, run: &PlanRun<'_>, outcome: &mut PlanOutcome<'_, '_>) {
+        for &id in run.plan.deletions().iter().chain(run.plan.in_order()) {
+            let Operation { target, command, .. } = *run.plan.operation(id);
             // A counter has no side keys.
             let homeless = match command {
                 Command::Bump(_) => false,
@@ -100,20 +101,20 @@ impl Cache {
                 }
             };
             if homeless {
-                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into();
+                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into();
                 outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
             }
         }
     }
 
-    /// The sets of tags, and what else may be one.
+    /// Changes the sets of tags, and all keys that may be such a set.
     async fn change_sets(
         &self,
-        step: &Step<'_>,
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        run: &PlanRun<'_>,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Detached>, Outage> {
-        let plan = step.plan;
+        let plan = run.plan;
         let invalidations: Vec<OperationId> = (plan.in_order().iter().copied())
             .filter(|&id| {
                 plan.operation(id).command == Command::InvalidateTag && !outcome.has_ended(id)
@@ -122,16 +123,16 @@ impl Cache {
         let mut number = 0;
         if !invalidations.is_empty() {
             let command = super::tags::numbers(invalidations.len());
-            let answer = step
+            let answer = run
                 .cluster
-                .run(step.nodes, &[&command], None, unsealed)
+                .run(run.nodes, &[&command], None, unconfirmed)
                 .await?
                 .pop()
                 .unwrap_or(Value::Nil);
             match super::tags::first_number(&answer) {
                 Ok(first) => number = first,
                 Err(error) => {
-                    // Not one of them can be done, and all for the same reason.
+                    // None of them can be done, all for the same reason.
                     for id in invalidations.iter().copied() {
                         outcome.fail(id, error.clone())?;
                     }
@@ -145,13 +146,13 @@ impl Cache {
             let Operation { target, command, .. } = *plan.operation(id);
             match command {
                 _ if outcome.has_ended(id) && self.is_in_place(target, command) => {
-                    commands.push(Asked::Quiet(id), unlink([target.as_bytes()].into_iter(), 1));
+                    commands.push(Subject::Quiet(id), unlink([target.as_bytes()].into_iter(), 1));
                 }
                 _ if outcome.has_ended(id) => {}
                 Command::InvalidateTag => {
                     let set = self.tag_set(target);
                     commands.push(
-                        Asked::Detachment(id),
+                        Subject::Detachment(id),
                         super::tags::detach(set.as_bytes(), number, most),
                     );
                     numbers.insert(id, number);
@@ -160,28 +161,28 @@ impl Cache {
                 Command::Write(write) if !write.tags.is_empty() => {
                     for tag in &write.tags {
                         if let Some(command) =
-                            self.add_member(target, tag, write.expiry, step.now_ms)
+                            self.add_member(target, tag, write.expiry, run.now_ms)
                         {
-                            commands.push(Asked::Quiet(id), command);
+                            commands.push(Subject::Quiet(id), command);
                         }
                     }
                 }
                 _ if self.is_in_place(target, command) => {
                     commands.push(
-                        Asked::Quiet(id),
+                        Subject::Quiet(id),
                         unlink(
                             [side_key(Kind::Lease, target.as_bytes()).as_slice()].into_iter(),
                             1,
                         ),
                     );
-                    self.operation(&mut commands, plan, id, step.now_ms);
+                    self.operation(&mut commands, plan, id, run.now_ms);
                 }
                 _ => {}
             }
         }
         let mut detached = Vec::new();
-        for (asked, answer) in self.answers(step, &commands, None, unsealed).await? {
-            if let Asked::Detachment(id) = asked
+        for (subject, answer) in self.answers(run, &commands, None, unconfirmed).await? {
+            if let Subject::Detachment(id) = subject
                 && !matches!(answer, Value::ServerError(_))
             {
                 let set = self.tag_set(plan.operation(id).target).into_bytes();
@@ -195,44 +196,44 @@ impl Cache {
                     None => outcome.fail(id, super::super::tags::unexpected())?,
                 }
             } else {
-                outcome.note(asked, &answer, &commands)?;
+                outcome.note(subject, &answer, &commands)?;
             }
         }
         Ok(detached)
     }
 
-    /// Everything else, the members of small detached sets first. The writes with tags that were
-    /// sent.
+    /// Changes everything else, the members of small detached sets first. Returns the writes with
+    /// tags that were sent.
     async fn change_keys(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         detached: &[Detached],
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<OperationId>, Outage> {
-        let plan = step.plan;
+        let plan = run.plan;
         let mut commands = Commands::in_cluster();
         let mut tagged = Vec::new();
-        self.schedule_agains(&mut commands, plan);
+        self.schedule_second_deletes(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
             let lease =
                 side_key(Kind::Lease, plan.operation(commands.voids[place]).target.as_bytes());
             commands.push(
-                Asked::Leases { first: place, end: place + 1 },
+                Subject::Leases { first: place, end: place + 1 },
                 unlink([lease.as_slice()].into_iter(), 1),
             );
         }
         for (place, &id) in plan.deletions().iter().enumerate() {
             let deletion = self.deletion_of_any(&mut commands, plan, id);
-            commands.push(Asked::Deletions { first: place, end: place + 1 }, deletion);
+            commands.push(Subject::Deletions { first: place, end: place + 1 }, deletion);
         }
         let mut invalidated: HashMap<&[u8], OperationId> = HashMap::new();
         for one in detached {
             for member in &one.members {
                 let lease = side_key(Kind::Lease, member);
-                commands.push(Asked::Quiet(one.id), unlink([lease.as_slice()].into_iter(), 1));
-                commands.push(Asked::Member(one.id), unlink([member.as_slice()].into_iter(), 1));
+                commands.push(Subject::Quiet(one.id), unlink([lease.as_slice()].into_iter(), 1));
+                commands.push(Subject::Member(one.id), unlink([member.as_slice()].into_iter(), 1));
                 invalidated.insert(member, one.id);
             }
         }
@@ -242,11 +243,11 @@ impl Cache {
             match command {
                 Command::InvalidateTag => {}
                 _ if self.is_in_place(target, command) => {}
-                // No value that its tags could not invalidate, and none that could not be kept
-                // right. What is older must not come back.
+                // A value that its tags could not invalidate is not set, nor one without side keys.
+                // The older value must not return.
                 _ if unseen || outcome.has_ended(id) => {
                     let deletion = self.deletion_of_any(&mut commands, plan, id);
-                    commands.push(Asked::Quiet(id), deletion);
+                    commands.push(Subject::Quiet(id), deletion);
                     outcome.hit(id, 0, 1);
                 }
                 Command::Write(write) if !write.tags.is_empty() => {
@@ -254,67 +255,67 @@ impl Cache {
                     match mark {
                         Some(mark) => self.write_fenced(
                             &mut commands,
-                            Asked::Operation(id),
+                            Subject::Operation(id),
                             target,
                             write,
                             (&mark, &[]),
-                            step.now_ms,
+                            run.now_ms,
                         ),
-                        None => self.set(&mut commands, id, target, write, step.now_ms),
+                        None => self.set(&mut commands, id, target, write, run.now_ms),
                     }
                 }
-                _ => self.operation(&mut commands, plan, id, step.now_ms),
+                _ => self.operation(&mut commands, plan, id, run.now_ms),
             }
         }
-        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
-            outcome.note(asked, &answer, &commands)?;
+        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+            outcome.note(subject, &answer, &commands)?;
         }
         Ok(tagged)
     }
 
-    /// What got a value is surely in its sets. What was detached and is empty now is dropped; for
-    /// the rest the slow lane is asked.
-    async fn change_sets_again(
+    /// Adds keys with new values to their sets once more. Drops detached sets that are empty by
+    /// now, and leaves the others to the slow lane.
+    async fn complete_sets(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         detached: &[Detached],
         tagged: &[OperationId],
-        outcome: &mut Outcome<'_, '_>,
-        unsealed: &mut Unsealed,
+        outcome: &mut PlanOutcome<'_, '_>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
         let mut commands = Commands::in_cluster();
         for &id in tagged {
-            let Operation { target, command: Command::Write(write), .. } = *step.plan.operation(id)
+            let Operation { target, command: Command::Write(write), .. } = *run.plan.operation(id)
             else {
                 continue;
             };
             for command in write
                 .tags
                 .iter()
-                .filter_map(|tag| self.add_member(target, tag, write.expiry, step.now_ms))
+                .filter_map(|tag| self.add_member(target, tag, write.expiry, run.now_ms))
             {
-                commands.push(Asked::Quiet(id), command);
+                commands.push(Subject::Quiet(id), command);
             }
         }
         for one in detached {
             if one.is_drained() && !outcome.has_ended(one.id) {
                 commands.push(
-                    Asked::Quiet(one.id),
+                    Subject::Quiet(one.id),
                     super::tags::drop_detached(&one.set, one.number.to_string().as_bytes()),
                 );
             }
             if one.is_left() || one.others {
-                commands.push(Asked::Quiet(one.id), super::tags::list(&one.set));
+                commands.push(Subject::Quiet(one.id), super::tags::list(&one.set));
                 outcome.go_on(one.id);
             }
         }
-        for (asked, answer) in self.answers(step, &commands, Some(self), unsealed).await? {
-            outcome.note(asked, &answer, &commands)?;
+        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+            outcome.note(subject, &answer, &commands)?;
         }
         Ok(())
     }
 
-    /// Deletes the key of an operation, which may be one that cannot have a fence.
+    /// Returns the deletion of an operation's key, which may be one that cannot have a fence.
     fn deletion_of_any(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId) -> Cmd {
         let key = plan.operation(id).target.as_bytes();
         if slot::has_side_keys(key) {
@@ -324,7 +325,8 @@ impl Cache {
         }
     }
 
-    /// Whether an operation is on what may itself be the set of a tag: done while the sets change.
+    /// Returns whether an operation's key may itself be the set of a tag. Such an operation runs
+    /// while the sets change.
     fn is_in_place(&self, target: &str, command: Command<'_>) -> bool {
         let tagged = matches!(command, Command::Write(write) if !write.tags.is_empty());
         !tagged && command != Command::InvalidateTag && target.starts_with(&self.tag_prefix)
@@ -332,13 +334,13 @@ impl Cache {
 
     async fn answers(
         &self,
-        step: &Step<'_>,
+        run: &PlanRun<'_>,
         commands: &Commands,
-        seals: Option<&Self>,
-        unsealed: &mut Unsealed,
-    ) -> Result<Vec<(Asked, Value)>, Outage> {
+        checkpoints: Option<&Self>,
+        unconfirmed: &mut Unconfirmed,
+    ) -> Result<Vec<(Subject, Value)>, Outage> {
         let all: Vec<&Cmd> = commands.chunks.iter().flat_map(Pipeline::cmd_iter).collect();
-        let answers = step.cluster.run(step.nodes, &all, seals, unsealed).await?;
-        Ok(commands.asked.iter().copied().zip(answers).collect())
+        let answers = run.cluster.run(run.nodes, &all, checkpoints, unconfirmed).await?;
+        Ok(commands.subjects.iter().copied().zip(answers).collect())
     }
 }

@@ -1,12 +1,12 @@
-//! Leases in a cluster: the sequence, the key and its tags are in slots of their own, so grant and
-//! fill take steps.
+//! Leases in a cluster. The sequence, the key and its tags are in different slots, so grant and
+//! fill take several steps.
 
 use redis::Value;
 
 use super::super::Cache;
 use super::super::failure::{self, CommandError};
-use super::super::lease::{Fill, Grant, LONGEST_LEASE};
-use super::super::lifetime::{self, Lifetime};
+use super::super::lease::{FillOutcome, Grant};
+use super::super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
 use super::super::slot;
@@ -15,8 +15,8 @@ use super::Cluster;
 use crate::registry::Expiry;
 
 impl Cache {
-    /// The lease first: what is invalidated after it voids it, what is invalidated before the
-    /// sequence is read is known to the load.
+    /// Grants a lease, and only then reads the sequence. A later invalidation voids the lease; the
+    /// load sees the result of an earlier one.
     pub(in crate::cache) async fn grant_in_cluster(
         &self,
         key: &str,
@@ -45,7 +45,7 @@ impl Cache {
         Ok(Grant::Granted { since })
     }
 
-    /// Cuts another's lease that lasts longer than any: the server's clock was set back.
+    /// Shortens another holder's lease that exceeds the maximum: the server's clock was set back.
     async fn cut_lease(&self, key: &str, ttl_ms: i64) -> Result<(), CommandError> {
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut left = redis::cmd("PTTL");
@@ -59,9 +59,10 @@ impl Cache {
         Ok(())
     }
 
-    /// In this order: the key joins its tags' sets, and is refused where one was invalidated since
-    /// the grant; the value is set if the lease stands. An invalidation after the first finds the
-    /// key there and voids its lease.
+    /// Fills a key in this order. First the key joins its tags' sets, and is refused if one was
+    /// invalidated since the grant. Then the value is set if the lease is still valid.
+    ///
+    /// An invalidation after the first step finds the key in the set and voids its lease.
     pub(in crate::cache) async fn fill_in_cluster(
         &self,
         cluster: &Cluster,
@@ -70,7 +71,7 @@ impl Cache {
         value: &[u8],
         expiry: Expiry,
         tags: &[String],
-    ) -> Result<Fill, CommandError> {
+    ) -> Result<FillOutcome, CommandError> {
         if !slot::has_side_keys(key.as_bytes())
             || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
         {
@@ -80,7 +81,7 @@ impl Cache {
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
             self.release_lease(key, token).await?;
-            return Ok(Fill::Over);
+            return Ok(FillOutcome::Over);
         };
         let join = |tag: &String| {
             let set = self.tag_set(tag).into_bytes();
@@ -91,11 +92,11 @@ impl Cache {
             command.arg(key).arg(since).arg(unit.option()).arg(lifetime.joined_millis());
             command
         };
-        for answer in cluster.run_standing(&tags.iter().map(join).collect::<Vec<_>>()).await? {
+        for answer in cluster.run_alone(&tags.iter().map(join).collect::<Vec<_>>()).await? {
             if answer != Value::Int(1) {
                 self.release_lease(key, token).await?;
                 return match failure::of_answer("fill", Some(answer))? {
-                    Value::Int(0) => Ok(Fill::Refused),
+                    Value::Int(0) => Ok(FillOutcome::Refused),
                     _ => Err(unexpected()),
                 };
             }
@@ -104,14 +105,14 @@ impl Cache {
         let mut command = FILL.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
         match self.call("fill", command).await? {
-            Value::Int(1) => Ok(Fill::Filled),
-            Value::Int(0) => Ok(Fill::Refused),
+            Value::Int(1) => Ok(FillOutcome::Filled),
+            Value::Int(0) => Ok(FillOutcome::Refused),
             _ => Err(unexpected()),
         }
     }
 }
 
-/// A key or tag whose side keys would be in another slot.
+/// Returns the error of a key or tag whose side keys would be in another slot.
 fn homeless() -> CommandError {
-    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster such a key cannot be kept right".into())
+    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into())
 }

@@ -1,15 +1,28 @@
 //! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
 //!
-//! What keeps the order: a plan is sent once the one before it is done ([`Cluster::in_turn`]).
-//! Within one, the commands of a slot are in one pipeline, in order. Where a node sends one of them
-//! elsewhere, the rest of its slot is done again behind it, one by one: what was done twice leaves
-//! the cache as what was done once. So events never meet a redirection; they wait for it.
+//! The order is kept as follows. A plan is sent once the previous one is done
+//! ([`Cluster::in_turn`]). Within a plan, the commands of a slot are in one pipeline, in order. If
+//! a node redirects one of them, the rest of its slot is repeated after it, one by one. A repeated
+//! command leaves the cache as a single one would. So events never see a redirection; they wait for
+//! it.
+//!
+//! The files, in reading order:
+//!
+//! - `topology`: finds the primaries
+//! - `nodes`: the primaries, their connections, and the owner of each slot
+//! - `apply`: a plan in four steps
+//! - `checkpoint_writes`: checkpoints behind the commands of each primary
+//! - `tags`, `lease`, `tag_maintenance`: what takes one script on a single server and several steps
+//!   here
+//!
+//! The cluster client of redis-rs is not used: it keeps no order among commands of a slot, and
+//! hides which node ran a command. Checkpoints need both.
 
 mod apply;
+mod checkpoint_writes;
 mod lease;
 mod nodes;
-pub(super) mod prune;
-mod seal;
+mod tag_maintenance;
 mod tags;
 mod topology;
 
@@ -24,137 +37,142 @@ use tokio::time::Instant;
 
 use super::Cache;
 use super::address::Address;
+use super::checkpoints::CheckpointWrite;
 use super::commands::{CHUNK_BYTES, CHUNK_COMMANDS};
-use super::connection::CacheError;
-use super::failure::{self, CommandError, Outage};
-use super::marks::Seal;
+use super::connection_state::{Connect, ConnectionState, LiveConnection, SharedConnection};
+use super::failure::{self, CacheError, CommandError, Outage};
 use super::script;
 use super::slot;
 use super::socket::poll_once_each;
-use super::standing::{Connect, Live, Standing, State};
 use crate::config::RedisConfig;
+pub(super) use checkpoint_writes::Unconfirmed;
 use nodes::Node;
 pub(super) use nodes::Nodes;
-pub(super) use seal::Unsealed;
 use topology::Topology;
 
-/// How long one command is sent from node to node, or waits for its slot to have moved. After that
+/// Maximum time for which one command follows redirections or waits for its slot to move. After it,
 /// the cluster counts as down.
 const FOLLOW: Duration = Duration::from_secs(10);
 
-/// Before a command whose keys are on their way is sent again, or one that has been sent elsewhere
-/// before: nodes that disagree about a slot send it to and fro.
+/// Pause before a command is sent again while its keys move, or after a second redirection. Nodes
+/// that disagree about a slot redirect to and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
-/// Slots that are followed at once.
+/// Maximum number of slots that are followed at once.
 const FOLLOWED_AT_ONCE: usize = 64;
 
-/// A cluster that all share.
+/// A cluster that all callers share.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    standing: Standing<Topology>,
+    connection: SharedConnection<Topology>,
     turn: Mutex<()>,
 }
 
-/// Where a node sends us.
+/// Where a node redirects a command to.
 #[derive(Debug, PartialEq, Eq)]
-enum Elsewhere {
-    /// The slot is another's.
+enum Redirection {
+    /// Another node serves the slot.
     Moved(Address),
-    /// This once.
+    /// Another node serves this command once.
     Ask(Address),
-    /// Nowhere: some of the keys are here and some have moved on.
+    /// Nowhere: some of the keys are here and some have moved.
     Wait,
-    /// Here, but whole: the script is not known.
+    /// The same node, but with the script's source: the script is not known.
     Script,
 }
 
 impl Cluster {
     pub(super) fn new(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Ok(Self { standing: Standing::new(Topology::new(config, queue)?), turn: Mutex::default() })
+        Ok(Self {
+            connection: SharedConnection::new(Topology::new(config, queue)?),
+            turn: Mutex::default(),
+        })
     }
 
-    pub(super) fn state(&self) -> State {
-        self.standing.state()
+    pub(super) fn state(&self) -> ConnectionState {
+        self.connection.state()
     }
 
     pub(super) async fn probe(&self) -> Result<(), Outage> {
-        self.standing.probe().await
+        self.connection.probe().await
     }
 
-    /// Other connections, to primaries that need not take writes.
+    /// Opens other connections, to primaries that need not take writes.
     pub(super) async fn connect_apart(&self) -> Result<Arc<Nodes>, Outage> {
-        self.standing.connect().connect().await
+        self.connection.connect().connect().await
     }
 
-    /// Takes for known that the cluster cannot be worked with, so that nothing more is sent before
-    /// the next probe.
+    /// Gives the connections up, so that nothing more is sent before the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
-        if let Ok(nodes) = self.standing.live() {
-            self.standing.give_up(&nodes, outage);
+        if let Ok(nodes) = self.connection.live() {
+            self.connection.give_up(&nodes, outage);
         }
     }
 
-    /// The right to send a plan, or whatever is sealed. In the order of the first polls.
+    /// Waits for the right to send a plan or other commands with checkpoints. It is granted in the
+    /// order of the first polls.
     async fn in_turn(&self) -> Result<(Arc<Nodes>, MutexGuard<'_, ()>), Outage> {
-        let nodes = self.standing.live()?;
-        // Unconstrained: a task that has used up its budget must not be kept from queueing, or what
-        // comes after would go first.
+        let nodes = self.connection.live()?;
+        // Unconstrained: a task without budget left must still queue, or later plans would overtake
+        // this one.
         let turn = tokio::task::unconstrained(self.turn.lock()).await;
-        // What the plan before met is this one's too: it must not take hold before that one is
-        // applied again.
+        // An outage of the previous plan is one of this plan too: it must not take effect before
+        // that one is applied again.
         nodes.given_up().map_or(Ok(()), |outage| Err(outage.clone()))?;
         Ok((nodes, turn))
     }
 
-    /// One command by itself.
+    /// Runs one command by itself.
     pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
-        let nodes = self.standing.live()?;
+        let nodes = self.connection.live()?;
         let answer = match self.follow(&nodes, slot::of_command(command), command).await {
             Ok((answer, _)) => failure::of_answer(name, Some(answer)),
             Err(outage) => Err(outage.into()),
         };
         if let Err(CommandError::Outage(outage)) = &answer {
-            self.standing.give_up(&nodes, outage);
+            self.connection.give_up(&nodes, outage);
         }
         answer
     }
 
-    /// As [`run`](Self::run), outside any plan.
-    async fn run_standing(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
-        let nodes = self.standing.live()?;
-        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unsealed::default()).await
+    /// Runs commands as [`run`](Self::run) does, outside any plan.
+    async fn run_alone(&self, commands: &[Cmd]) -> Result<Vec<Value>, Outage> {
+        let nodes = self.connection.live()?;
+        self.run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
+            .await
     }
 
-    /// Sends commands, those of a slot in order, and awaits their answers, errors of single
-    /// commands among them. Any outage is one of the whole cluster. With `seals` (the turn must be
-    /// ours), all that was done is sealed, what is `unsealed` from before included; without,
-    /// servers that did something are added there.
+    /// Sends commands, those of a slot in order, and awaits their answers, which include errors of
+    /// single commands. An outage of one node is one of the whole cluster.
+    ///
+    /// With `checkpoints` the caller must have the turn. Then a checkpoint is written behind all
+    /// commands, and behind those of `unconfirmed` nodes. Without, nodes that ran a command are
+    /// added to `unconfirmed`.
     async fn run(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
-        seals: Option<&Cache>,
-        unsealed: &mut Unsealed,
+        checkpoints: Option<&Cache>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Value>, Outage> {
-        self.run_or_fail(nodes, commands, seals, unsealed)
+        self.run_or_fail(nodes, commands, checkpoints, unconfirmed)
             .await
-            .inspect_err(|outage| self.standing.give_up(nodes, outage))
+            .inspect_err(|outage| self.connection.give_up(nodes, outage))
     }
 
     pub(super) async fn run_or_fail(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
-        seals: Option<&Cache>,
-        unsealed: &mut Unsealed,
+        checkpoints: Option<&Cache>,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Value>, Outage> {
         let slots: Vec<u16> = commands.iter().map(|command| slot::of_command(command)).collect();
         let mut answers = vec![Value::Nil; commands.len()];
         {
             let mut batches = by_node(nodes, commands, &slots);
-            if let Some(cache) = seals {
-                seal::seal_batches(cache, nodes, &mut batches, unsealed);
+            if let Some(cache) = checkpoints {
+                checkpoint_writes::add_to_batches(cache, nodes, &mut batches, unconfirmed);
             }
             let mut under_way: Vec<_> = batches
                 .iter()
@@ -166,39 +184,40 @@ impl Cluster {
                     Some(result) => result?,
                     None => future.await?,
                 };
-                let sealed = batch.seal.map(|seal| (seal, values.pop().unwrap_or(Value::Nil)));
+                let written = batch.write.map(|write| (write, values.pop().unwrap_or(Value::Nil)));
                 for (&place, value) in batch.places.iter().zip(values) {
-                    if elsewhere(&value).is_none() {
-                        unsealed.add(&batch.node);
+                    if redirection(&value).is_none() {
+                        unconfirmed.add(&batch.node);
                     }
                     answers[place] = value;
                 }
-                if let (Some(cache), Some((seal, answer))) = (seals, sealed) {
-                    Self::note_seal(cache, unsealed, &batch.node, seal, &answer)?;
+                if let (Some(cache), Some((write, answer))) = (checkpoints, written) {
+                    Self::note_write(cache, unconfirmed, &batch.node, write, &answer)?;
                 }
             }
         }
-        self.follow_all(nodes, commands, &slots, &mut answers, unsealed).await?;
-        if let Some(cache) = seals {
-            self.seal_rest(cache, nodes, unsealed).await?;
+        self.follow_all(nodes, commands, &slots, &mut answers, unconfirmed).await?;
+        if let Some(cache) = checkpoints {
+            self.write_rest(cache, nodes, unconfirmed).await?;
         }
         Ok(answers)
     }
 
-    /// Sends commands that were sent elsewhere there, and again what came after one in its slot.
+    /// Sends redirected commands to their new nodes, and repeats the commands after them in the
+    /// same slot.
     async fn follow_all(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
         slots: &[u16],
         answers: &mut [Value],
-        unsealed: &mut Unsealed,
+        unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
         let mut left: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (place, answer) in answers.iter().enumerate() {
             if let Some(places) = left.get_mut(&slots[place]) {
                 places.push(place);
-            } else if elsewhere(answer).is_some() {
+            } else if redirection(answer).is_some() {
                 left.insert(slots[place], vec![place]);
             }
         }
@@ -215,9 +234,9 @@ impl Cluster {
         let followed: Vec<_> =
             stream::iter(left).map(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect().await?;
         for (place, (answer, node)) in followed.into_iter().flatten() {
-            unsealed.add(&node);
+            unconfirmed.add(&node);
             answers[place] = match (&answers[place], answer) {
-                // Done twice: what counts is what was there the first time.
+                // The command ran twice: the existence at the first time counts.
                 (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
                 (_, answer) => answer,
             };
@@ -225,7 +244,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sends a command wherever it is told to; who did it.
+    /// Sends a command, follows its redirections, and returns the answer with the node that ran it.
     async fn follow(
         &self,
         nodes: &Nodes,
@@ -246,24 +265,24 @@ impl Cluster {
             let node = node.unwrap_or_else(|| nodes.owner(slot));
             let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
             let late = Instant::now() > deadline;
-            match elsewhere(&answer) {
+            match redirection(&answer) {
                 None => return Ok((answer, node)),
                 Some(_) if late => {
                     return Err(Outage::new(
-                        "the Redis cluster is moving slots and does not come to an end",
+                        "the Redis cluster has been moving slots for more than 10 s",
                     ));
                 }
-                Some(Elsewhere::Moved(to)) => {
+                Some(Redirection::Moved(to)) => {
                     if std::mem::replace(&mut moved, true) {
                         tokio::time::sleep(MOVING_PAUSE).await;
                     }
                     nodes.move_slot(slot, &self.node(nodes, &to.or_host_of(&node.address)).await?);
                 }
-                Some(Elsewhere::Ask(to)) => {
+                Some(Redirection::Ask(to)) => {
                     asking = Some(self.node(nodes, &to.or_host_of(&node.address)).await?)
                 }
-                Some(Elsewhere::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
-                Some(Elsewhere::Script) => match script::whole(command) {
+                Some(Redirection::Wait) => tokio::time::sleep(MOVING_PAUSE).await,
+                Some(Redirection::Script) => match script::whole(command) {
                     Some(script) if whole.is_none() => whole = Some(script),
                     _ => {
                         return Err(Outage::new(
@@ -275,29 +294,29 @@ impl Cluster {
         }
     }
 
-    /// The node at an address, connected to if it is new.
+    /// Returns the node at an address, and connects if it is new.
     async fn node(&self, nodes: &Nodes, address: &Address) -> Result<Arc<Node>, Outage> {
         match nodes.at(address) {
             Some(node) => Ok(node),
-            None => Ok(nodes.add(self.standing.connect().node(address, &[]).await?)),
+            None => Ok(nodes.add(self.connection.connect().node(address, &[]).await?)),
         }
     }
 }
 
-/// What goes to one node in one go.
+/// Commands for one node in one pipeline.
 struct NodeBatch {
     node: Arc<Node>,
     pipeline: Pipeline,
     bytes: usize,
-    /// Of its commands.
+    /// Places of its commands in the list of all commands.
     places: Vec<usize>,
-    /// What stands behind them.
-    seal: Option<Seal>,
+    /// Checkpoint write behind the commands.
+    write: Option<CheckpointWrite>,
 }
 
 impl NodeBatch {
     fn empty(node: Arc<Node>) -> Self {
-        Self { node, pipeline: Pipeline::new(), bytes: 0, places: Vec::new(), seal: None }
+        Self { node, pipeline: Pipeline::new(), bytes: 0, places: Vec::new(), write: None }
     }
 }
 
@@ -331,18 +350,18 @@ fn by_node(nodes: &Nodes, commands: &[&Cmd], slots: &[u16]) -> Vec<NodeBatch> {
     })
 }
 
-fn elsewhere(answer: &Value) -> Option<Elsewhere> {
+fn redirection(answer: &Value) -> Option<Redirection> {
     let Value::ServerError(error) = answer else { return None };
     match error.code() {
-        "MOVED" => address(error).map(Elsewhere::Moved),
-        "ASK" => address(error).map(Elsewhere::Ask),
-        "TRYAGAIN" => Some(Elsewhere::Wait),
-        "NOSCRIPT" => Some(Elsewhere::Script),
+        "MOVED" => address(error).map(Redirection::Moved),
+        "ASK" => address(error).map(Redirection::Ask),
+        "TRYAGAIN" => Some(Redirection::Wait),
+        "NOSCRIPT" => Some(Redirection::Script),
         _ => None,
     }
 }
 
-/// `slot host:port`
+/// Reads `slot host:port`.
 fn address(error: &ServerError) -> Option<Address> {
     let (_, endpoint) = error.details()?.split_once(' ')?;
     let (host, port) = endpoint.trim().rsplit_once(':')?;
@@ -353,28 +372,28 @@ fn address(error: &ServerError) -> Option<Address> {
 mod tests {
     use super::*;
 
-    fn answered(code: &str, details: &str) -> Option<Elsewhere> {
+    fn answered(code: &str, details: &str) -> Option<Redirection> {
         let error = redis::make_extension_error(code.into(), Some(details.into()));
         let errors = error.into_server_errors().unwrap();
-        elsewhere(&Value::ServerError(errors[0].1.clone()))
+        redirection(&Value::ServerError(errors[0].1.clone()))
     }
 
     #[test]
-    fn redirections_say_where_to() {
+    fn redirections_are_read() {
         let at = |host: &str, port| Address { host: host.into(), port };
         assert_eq!(
             answered("MOVED", "3999 127.0.0.1:6381"),
-            Some(Elsewhere::Moved(at("127.0.0.1", 6_381)))
+            Some(Redirection::Moved(at("127.0.0.1", 6_381)))
         );
-        assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Elsewhere::Ask(at("::1", 6_381))));
+        assert_eq!(answered("ASK", "3999 ::1:6381"), Some(Redirection::Ask(at("::1", 6_381))));
         let nameless = at("", 6_381);
-        assert_eq!(answered("MOVED", "3999 :6381"), Some(Elsewhere::Moved(nameless.clone())));
+        assert_eq!(answered("MOVED", "3999 :6381"), Some(Redirection::Moved(nameless.clone())));
         assert_eq!(nameless.or_host_of(&at("h", 1)), at("h", 6_381));
         assert_eq!(
             answered("TRYAGAIN", "Multiple keys request during rehashing of slot"),
-            Some(Elsewhere::Wait)
+            Some(Redirection::Wait)
         );
         assert_eq!(answered("WRONGTYPE", ""), None);
-        assert_eq!(elsewhere(&Value::Int(1)), None);
+        assert_eq!(redirection(&Value::Int(1)), None);
     }
 }

@@ -1,24 +1,24 @@
-//! The primaries of a cluster, a connection to each, and who serves which slot. They stand and fall
-//! together.
+//! The primaries of a cluster, a connection to each, and the owner of each slot. All connections
+//! are given up together.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::super::address::Address;
+use super::super::connection_state::LiveConnection;
 use super::super::failure::Outage;
 use super::super::slot::SLOTS;
 use super::super::socket::Socket;
-use super::super::standing::Live;
 
 /// One server.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) address: Address,
     pub(super) socket: Socket,
-    /// What a probe writes there; `None` where it had no slot when it was connected to.
+    /// Key that a probe writes; `None` if the node had no slot when it was connected to.
     pub(super) probe_key: Option<String>,
 }
 
-/// What is known of a cluster.
+/// The known nodes of a cluster.
 #[derive(Debug)]
 pub(in crate::cache) struct Nodes {
     map: RwLock<Map>,
@@ -28,38 +28,41 @@ pub(in crate::cache) struct Nodes {
 #[derive(Debug)]
 struct Map {
     nodes: Vec<Arc<Node>>,
-    /// Each slot's node, as a place in `nodes`.
+    /// Owner of each slot, as a place in `nodes`.
     owners: Vec<u16>,
 }
 
 impl Nodes {
-    /// `owners` are places in `nodes`, one a slot.
+    /// Creates the map. `owners` are places in `nodes`, one for each slot.
     pub(super) fn new(nodes: Vec<Arc<Node>>, owners: Vec<u16>) -> Self {
         debug_assert_eq!(owners.len(), usize::from(SLOTS));
         Self { map: RwLock::new(Map { nodes, owners }), given_up: OnceLock::new() }
     }
 
-    /// All nodes, and each slot's as a place among them.
+    /// Calls `look` with all nodes, and the owner of each slot as a place among them.
     pub(super) fn read<T>(&self, look: impl FnOnce(&[Arc<Node>], &[u16]) -> T) -> T {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         look(&map.nodes, &map.owners)
     }
 
-    /// The node that serves a slot, as far as is known.
+    /// Returns the node that serves a slot, as far as is known.
     pub(super) fn owner(&self, slot: u16) -> Arc<Node> {
         self.read(|nodes, owners| Arc::clone(&nodes[usize::from(owners[usize::from(slot)])]))
     }
 
-    /// The node at an address, if it is connected to.
+    /// Returns the node at an address, if there is a connection to it.
     pub(super) fn at(&self, address: &Address) -> Option<Arc<Node>> {
         self.read(|nodes, _| nodes.iter().find(|node| node.address == *address).cloned())
     }
 
-    /// Adds a node that was met on the way; the one that stands there already, if one does.
+    /// Adds a node that a redirection named, and returns it. If a node with this address exists
+    /// already, returns that one.
     pub(super) fn add(&self, node: Node) -> Arc<Node> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = map.nodes.iter().find(|standing| standing.address == node.address) {
-            return Arc::clone(standing);
+        if let Some(connection) =
+            map.nodes.iter().find(|connection| connection.address == node.address)
+        {
+            return Arc::clone(connection);
         }
         if let Some(outage) = self.given_up.get() {
             node.socket.give_up(outage);
@@ -69,7 +72,7 @@ impl Nodes {
         node
     }
 
-    /// A slot is served by another node from now on.
+    /// Notes that another node serves a slot from now on.
     pub(super) fn move_slot(&self, slot: u16, to: &Arc<Node>) {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = map
@@ -83,7 +86,7 @@ impl Nodes {
     }
 }
 
-impl Live for Nodes {
+impl LiveConnection for Nodes {
     fn give_up(&self, outage: &Outage) {
         let _earlier = self.given_up.set(outage.for_others());
         self.read(|nodes, _| nodes.iter().for_each(|node| node.socket.give_up(outage)));

@@ -1,5 +1,5 @@
-//! Tags in a cluster: a set is detached in its own slot, its members are deleted in theirs, and
-//! only then they leave the set.
+//! Tags in a cluster. A set is detached in its own slot, and its members are deleted in theirs.
+//! Only then do they leave the set.
 
 use redis::{Cmd, Value};
 
@@ -15,25 +15,25 @@ use crate::registry::Expiry;
 
 pub(super) use super::super::tags::SLICE;
 
-/// What an invalidation detached.
+/// Members that an invalidation detached.
 #[derive(Debug)]
 pub(super) struct Detached {
     pub(super) id: OperationId,
-    /// The tag's set, under the name that it had.
+    /// Former name of the set: that of the tag.
     pub(super) set: Vec<u8>,
     pub(super) number: u64,
-    /// How many there were.
+    /// Number of members.
     size: u64,
-    /// Whether the answer had all of them, as it has where they are few.
+    /// True if the answer named all members, as it does if they are few.
     is_whole: bool,
-    /// Those whose keys are to be deleted.
+    /// Members whose keys are to be deleted.
     pub(super) members: Vec<Vec<u8>>,
-    /// Earlier drains of the tag have not ended.
+    /// True if earlier drains of the tag have not ended.
     pub(super) others: bool,
 }
 
 impl Detached {
-    /// From the answer of `detach_tag.lua`.
+    /// Reads the answer of `detach_tag.lua`.
     pub(super) fn read(id: OperationId, set: Vec<u8>, number: u64, answer: &Value) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
         let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else {
@@ -52,23 +52,23 @@ impl Detached {
         })
     }
 
-    /// Once the keys of all members are gone: whether there is a set to be dropped.
+    /// Returns whether the set can be dropped once the keys of all members are gone.
     pub(super) fn is_drained(&self) -> bool {
         self.size > 0 && self.is_whole
     }
 
-    /// Whether there was no set.
+    /// Returns whether there was no set.
     pub(super) fn is_absent(&self) -> bool {
         self.size == 0
     }
 
-    /// Whether there are more members than could be told.
+    /// Returns whether members are left that the answer did not name.
     pub(super) fn is_left(&self) -> bool {
         self.size > 0 && !self.is_whole
     }
 }
 
-/// So many numbers of the sequence, in a row.
+/// Returns a call that draws consecutive numbers of the sequence.
 pub(super) fn numbers(count: usize) -> Cmd {
     let mut command = NUMBERS.call(&mut Sent::all(), [SEQUENCE].into_iter());
     command.arg(count);
@@ -86,7 +86,8 @@ pub(super) fn first_number(answer: &Value) -> Result<u64, CommandError> {
     }
 }
 
-/// Detaches a tag's set; of one with at most `most` members, they are told.
+/// Returns a call that detaches a tag's set. The answer names the members of a set with at most
+/// `most`.
 pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
     let (generation, record, detached) = (
         side_key(Kind::Generation, set),
@@ -100,7 +101,7 @@ pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
     command
 }
 
-/// Drops what was detached under that number, and its entry in the tag's record.
+/// Returns a call that drops a detached set, and its number in the tag's record.
 pub(super) fn drop_detached(set: &[u8], number: &[u8]) -> Cmd {
     let mut command = DROP_DETACHED.call(
         &mut Sent::all(),
@@ -110,7 +111,7 @@ pub(super) fn drop_detached(set: &[u8], number: &[u8]) -> Cmd {
     command
 }
 
-/// Puts a tag's set on the list of those that drain.
+/// Returns a command that adds a tag's set to the list of sets that drain.
 pub(super) fn list(set: &[u8]) -> Cmd {
     let mut command = redis::cmd("SADD");
     command.arg(DRAINING_TAGS).arg(set);
@@ -118,8 +119,8 @@ pub(super) fn list(set: &[u8]) -> Cmd {
 }
 
 impl Cache {
-    /// Adds a key to a tag's set, for as long as the value may live; nothing where its time is
-    /// over.
+    /// Returns a call that adds a key to a tag's set for the lifetime of its value, or `None` if
+    /// that is over.
     pub(super) fn add_member(
         &self,
         key: &str,
@@ -142,8 +143,8 @@ impl Cache {
     ) -> Result<Invalidated, CommandError> {
         let set = self.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
-        // Not even few are told: the drain is the same for all.
-        let answer = self.call_sealed("invalidate_tag", detach(&set, number, 0)).await?;
+        // The answer names no members, however few: one path serves all sizes.
+        let answer = self.call_with_checkpoint("invalidate_tag", detach(&set, number, 0)).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
             return Err(unexpected());
@@ -160,9 +161,11 @@ impl Cache {
         Ok(Invalidated { existed, gone, draining: *others > 0 || left == 1 })
     }
 
-    /// What `drain_slice.lua` does, and its answer: members leave the set only after their keys are
-    /// gone. Whether a set was lost cannot be told: another worker may be about to take its number
-    /// out of the record.
+    /// Does the same as `drain_slice.lua`, with the same answer. Members leave the set only after
+    /// their keys are gone.
+    ///
+    /// It never reports a lost set: another worker may be about to remove the number from the
+    /// record.
     pub(in crate::cache) async fn drain_slice_in_cluster(
         &self,
         cluster: &Cluster,
@@ -186,11 +189,11 @@ impl Cache {
             unlist.arg(DRAINING_TAGS).arg(set);
             self.call("SREM", unlist).await?;
         }
-        // The own members were logged already.
+        // Own members were logged already.
         Ok([next, existed, keys.len() as u64 - existed, u64::from(next != 0), 0, 0])
     }
 
-    /// Deletes keys and their leases, the leases first; how many existed.
+    /// Deletes keys and their leases, the leases first. Returns how many keys existed.
     async fn delete_members(
         &self,
         cluster: &Cluster,
@@ -206,7 +209,7 @@ impl Cache {
             .flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)])
             .collect();
         let mut existed = 0;
-        for pair in cluster.run_sealed(self, &commands).await?.chunks(2) {
+        for pair in cluster.run_with_checkpoints(self, &commands).await?.chunks(2) {
             for answer in pair {
                 if let Value::ServerError(error) = answer {
                     return Err(failure::classify("UNLINK", error));
@@ -218,7 +221,7 @@ impl Cache {
     }
 }
 
-/// `SSCAN`: the next cursor and some members.
+/// Reads an answer to `SSCAN`: the next cursor and some members.
 pub(super) fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
     let Value::Array(parts) = answer else { return None };
     let [Value::BulkString(cursor), Value::Array(members)] = parts.as_slice() else { return None };
@@ -235,8 +238,7 @@ fn texts(values: &[Value]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Leaves out the members of a tag's set that are unstale's own keys, and logs that there were
-/// some.
+/// Removes unstale's own keys from the members of a tag's set, and logs them.
 fn without_own(set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let all = members.len();
     members.retain(|member| !is_own(member));

@@ -1,5 +1,5 @@
-//! Finds a cluster's primaries: asks whichever node answers, believes the one that has seen the
-//! latest failover, and connects to all.
+//! Finds a cluster's primaries: asks any node that answers, trusts the one that knows the latest
+//! failover, and connects to all primaries.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,47 +11,46 @@ use redis::{Pipeline, Value};
 use url::Url;
 
 use super::super::address::Address;
-use super::super::connection::CacheError;
-use super::super::failure::{self, CommandError, Outage};
+use super::super::connection_state::Connect;
+use super::super::failure::{self, CacheError, CommandError, Outage};
 use super::super::sentinel::text;
 use super::super::side_keys;
 use super::super::slot::{self, SLOTS};
 use super::super::socket::{self, Socket};
-use super::super::standing::Connect;
 use super::nodes::{Node, Nodes};
 use crate::config::{RedisConfig, TlsConfig};
 
-/// Once one node has said what it knows, how long the others are waited for: one of them may have
-/// seen a later failover.
+/// Maximum time to wait for other nodes after the first answer. One of them may know a later
+/// failover.
 const OTHERS_WAIT: Duration = Duration::from_millis(250);
 
-/// Nodes that are remembered, beside those of `UNSTALE_REDIS_URL`.
+/// Maximum number of remembered nodes, beside those of `UNSTALE_REDIS_URL`.
 const MOST_KNOWN: usize = 64;
 
-/// No node.
+/// Checkpoints a slot without an owner.
 const NOBODY: u16 = u16::MAX;
 
-/// How nodes are connected to.
+/// Settings and addresses for finding nodes.
 #[derive(Debug)]
 pub(in crate::cache) struct Topology {
     seeds: Vec<Address>,
-    /// Those that were announced last, replicas among them: the seeds may all be gone one day.
+    /// Nodes of the last answer, replicas included: all seeds may be gone one day.
     known: Mutex<Vec<Address>>,
-    /// Everything but the address.
+    /// Template of the nodes' URLs: everything except the address.
     url: Url,
     tls: TlsConfig,
     queue: String,
 }
 
-/// What a node says.
+/// Answer of a node.
 #[derive(Debug, Default)]
 struct View {
-    /// Of the latest failover or move that it has heard of.
+    /// Number of the latest failover or move that the node knows.
     epoch: u64,
     ranges: Vec<Range>,
 }
 
-/// Slots that follow each other, ends included, with their primary and its replicas.
+/// Consecutive slots, ends included, with their primary and its replicas.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
     first: u16,
@@ -62,10 +61,12 @@ struct Range {
 impl Topology {
     pub(super) fn new(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
         let Some(first) = config.urls.first().map(crate::config::SecretUrl::expose) else {
-            return Err(CacheError::Url("no node is named".into()));
+            return Err(CacheError::Url("no node is set".into()));
         };
         if !matches!(first.path().trim_start_matches('/'), "" | "0") {
-            return Err(CacheError::Url("a cluster has database 0 alone: name no other".into()));
+            return Err(CacheError::Url(
+                "a cluster has only database 0: remove the database from the URL".into(),
+            ));
         }
         socket::client(first, &config.tls)?;
         let seeds = config.urls.iter().map(|url| Address::of(url.expose())).collect();
@@ -98,7 +99,7 @@ impl Topology {
         socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))
     }
 
-    /// What the node that knows most says, of those that answer in time.
+    /// Returns the answer of the node with the latest knowledge, among those that answer in time.
     async fn view(&self) -> Result<View, Outage> {
         let mut addresses = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         addresses.extend(
@@ -146,11 +147,11 @@ impl Topology {
             }
         }
         let [info, slots] = answers.as_slice() else {
-            return Err(Outage::new("a node of the Redis cluster does not say what it knows"));
+            return Err(Outage::new("a node of the Redis cluster does not answer CLUSTER INFO"));
         };
         let epoch = epoch(info).unwrap_or(0);
         let Value::Array(slots) = slots else {
-            return Err(Outage::new("a node of the Redis cluster does not say who serves what"));
+            return Err(Outage::new("a node of the Redis cluster does not answer CLUSTER SLOTS"));
         };
         Ok(View { epoch, ranges: slots.iter().filter_map(|entry| range(entry, address)).collect() })
     }
@@ -186,7 +187,7 @@ impl Connect for Topology {
         let unserved = owners.iter().filter(|&&owner| owner == NOBODY).count();
         if unserved > 0 {
             return Err(Outage::new(format!(
-                "nobody serves {unserved} of the Redis cluster's {SLOTS} slots"
+                "no node serves {unserved} of the Redis cluster's {SLOTS} slots"
             )));
         }
         let connecting = primaries.iter().map(|(address, slots)| async move {
@@ -196,7 +197,7 @@ impl Connect for Topology {
         Ok(Arc::new(Nodes::new(try_join_all(connecting).await?, owners)))
     }
 
-    /// Every primary must take writes: events reach them all.
+    /// Checks that every primary takes writes: events reach them all.
     async fn check(&self, live: &Nodes) -> Result<(), Outage> {
         let nodes = live.read(|nodes, _| nodes.to_vec());
         let check = |node: Arc<Node>| async move {
@@ -214,7 +215,7 @@ impl Connect for Topology {
     }
 }
 
-/// `cluster_current_epoch` of `CLUSTER INFO`.
+/// Reads `cluster_current_epoch` of `CLUSTER INFO`.
 fn epoch(info: &Value) -> Option<u64> {
     let info = match info {
         Value::VerbatimString { text, .. } => text,
@@ -223,8 +224,8 @@ fn epoch(info: &Value) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?.trim().parse().ok()
 }
 
-/// An entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that does
-/// not know its own host leaves it empty.
+/// Reads an entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that
+/// does not know its own host leaves it empty.
 fn range(entry: &Value, asked: &Address) -> Option<Range> {
     let Value::Array(parts) = entry else { return None };
     let [Value::Int(first), Value::Int(last), nodes @ ..] = parts.as_slice() else { return None };
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_names_slots_and_addresses() {
+    fn an_entry_of_cluster_slots_is_read() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let node = |host: Value, port: i64| {
             Value::Array(vec![host, Value::Int(port), bulk("id"), Value::Array(vec![])])

@@ -1,5 +1,5 @@
--- KEYS: a counter. ARGV: by how much it rises at least.
--- A server that lost writes may have given out higher numbers than it holds: the counter jumps past
+-- KEYS: a counter. ARGV: the minimum increment.
+-- A server that lost writes may have issued higher numbers than it holds: the counter jumps past
 -- them, to the time in milliseconds. Numbers beyond 2^53, which Lua cannot add to, only rise.
 local time = redis.call('TIME')
 local past = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

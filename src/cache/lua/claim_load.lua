@@ -1,7 +1,10 @@
--- KEYS: who loads the key, who loads it next, its lease. ARGV: token, for how long (ms), whether it asks for the first time (1).
--- A token begins with 16 characters that name what is loaded, a dot, and 16 that name the event.
--- Returns 'load' where the token may load; 'covered' where another event's load does, or will do, all that this one would; else 'wait'.
--- The asker's invalidation came before: a load whose lease is still valid has begun after it, and a load that is still to come will.
+-- KEYS: the claim, the waiting place, the lease. ARGV: token, duration (ms), 1 if it asks for the
+-- first time.
+-- A token begins with 16 characters for what is loaded, a dot, and 16 for the event.
+-- Returns 'load' if the token may load, 'covered' if another event's load does the same, else
+-- 'wait'.
+-- The asker's invalidation came first. So a load with a valid lease began after it, and a waiting
+-- load will.
 local token, asks_first = ARGV[1], ARGV[3] == '1'
 local function claim(key)
   -- No claim is that long: the server's clock was set back. (Without tags, our user may lack PTTL.)
@@ -9,7 +12,8 @@ local function claim(key)
   return not (type(left) == 'number' and left > 360000) and redis.call('GET', key)
 end
 local loading, next = claim(KEYS[1]), claim(KEYS[2])
--- At most one waits: who has taken its place came later, and loads later. A dash says that the load of that token covers who waited.
+-- Only one waits. If another took its place, that one loads later. A dash means that the token's
+-- load covers the waiter.
 if next and next ~= token and not asks_first then
   return 'covered'
 end
@@ -20,7 +24,8 @@ if not loading or loading == token then
   end
   return 'load'
 end
--- What one event does, nothing but itself may do: the token may be that of a worker that was killed, and the asker the event come again.
+-- Loads of one event do not cover each other: the token may be a killed worker's, and the asker its
+-- event redelivered.
 local function does_the_same(other)
   return string.sub(other, 1, 16) == string.sub(token, 1, 16) and string.sub(other, 18, 33) ~= string.sub(token, 18, 33)
 end

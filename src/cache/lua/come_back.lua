@@ -1,5 +1,6 @@
--- KEYS: one of a tag's sets of what is set aside, the tag's set. ARGV: how many come back, how many do not, their names.
--- Those whose keys are there after all are members as before; of the others nothing is left. What is not there any more was invalidated meanwhile.
+-- KEYS: one of a tag's sets of members set aside, the tag's set. ARGV: how many return, how many
+-- are dropped, their names.
+-- Those whose keys exist are members again. An invalidation may have removed some meanwhile.
 local lasts = redis.call('PTTL', KEYS[1])
 local back = {}
 for i = 3, #ARGV do
@@ -15,7 +16,7 @@ if #back > 0 then
   elseif before == -2 and lasts >= 0 then
     redis.call('PEXPIRE', KEYS[2], lasts)
   elseif before >= 0 and lasts >= 0 then
-    -- It may have begun anew, for members that live less long.
+    -- The set may be new, for members with shorter lives.
     redis.call('PEXPIRE', KEYS[2], lasts, 'GT')
   end
 end

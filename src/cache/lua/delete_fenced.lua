@@ -1,5 +1,7 @@
--- KEYS: keys, then the fence of each. ARGV: how long fences are kept (ms), then each one's mark. Returns how many keys were there.
--- All in one step: were a fence raised before its key goes, a write in between would do nothing, and what is to go would still be read.
+-- KEYS: keys, then the fence of each. ARGV: lifetime of fences (ms), then each version. Returns how
+-- many keys existed.
+-- This is one step: after a raised fence, a write before the deletion would do nothing, and the old
+-- value would stay readable.
 local count = #KEYS / 2
 for i = 1, count do
   raise_fence(KEYS[count + i], ARGV[i + 1], ARGV[1])

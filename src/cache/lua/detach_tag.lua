@@ -1,7 +1,10 @@
--- KEYS: the tag's set, its generation, its record of drains, the name for what is detached, the four sets of what upkeep has set aside.
--- ARGV: the invalidation's number, how long the generation is kept (ms), how many members are told at most, how many are moved one by one at most.
--- Returns how many earlier drains have not ended, how many members were detached and, of so few, their names. Done twice, it tells of both.
--- Numbers are drawn elsewhere: they may come in another order.
+-- KEYS: the tag's set, its generation, its record of drains, the detached set's name, the four sets
+-- of members set aside.
+-- ARGV: the invalidation's number, lifetime of the generation (ms), maximum number of named
+-- members, maximum number of members moved one by one.
+-- Returns how many earlier drains have not ended, how many members were detached and, up to the
+-- maximum, their names. A second call returns all members.
+-- Numbers are drawn elsewhere and may come in another order.
 local generation = redis.call('GET', KEYS[2])
 if not generation or tonumber(generation) < tonumber(ARGV[1]) then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
@@ -16,7 +19,7 @@ if redis.call('SCARD', KEYS[1]) > 0 then
   end
   redis.call('SADD', KEYS[3], ARGV[1])
 end
--- What was set aside is the tag's as well: together with the rest where there is little of it, else as drains of their own.
+-- Members set aside belong to the tag: few join the rest, many become drains of their own.
 for i = 5, #KEYS do
   local aside = redis.call('SCARD', KEYS[i])
   if aside > 0 then

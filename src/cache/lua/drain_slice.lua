@@ -1,10 +1,11 @@
--- KEYS: a detached set, its tag's record of drains, the list of tags that drain. ARGV: the cursor, about how many members, the drain's number, the
--- tag's set.
--- Members leave the set only after their keys are gone: a slice that fails is found again. Members among unstale's own keys leave the set, and
--- their keys stay.
--- Returns the next cursor, how many members were there as keys, how many were not, whether any are left, whether the set was lost, and how many
--- members were own keys. Only the slice that empties the set takes its number out of the record, so a set that is gone while its number stands was
--- taken by somebody else.
+-- KEYS: a detached set, its tag's record of drains, the list of tags that drain. ARGV: the cursor,
+-- about how many members, the drain's number, the tag's set.
+-- Members leave the set only after their keys are gone, so a failed slice is repeated. Members
+-- among unstale's own keys leave the set, and their keys stay.
+-- Returns the next cursor, how many keys existed, how many did not, 1 if members are left, 1 if the
+-- set was lost, how many members were own keys.
+-- Only the slice that empties the set removes its number from the record. So a missing set with a
+-- recorded number was lost.
 local slice = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local members = slice[2]
 local existed, own = 0, 0

@@ -1,5 +1,7 @@
--- KEYS: who loads the key, who loads it next, its lease, the key. ARGV: token, for how long (ms) who waits to do the same is told that the key is
--- filled, by whomever; 0 where it is not. Its own invalidation has deleted the key: what is there came after that. Gives back what is the token's.
+-- KEYS: the claim, the waiting place, the lease, the key. ARGV: token, for how long (ms) a waiter
+-- for the same load is covered if the key exists; 0 if never.
+-- The waiter's invalidation deleted the key, so an existing value is newer. Releases what the token
+-- holds.
 local token = ARGV[1]
 if ARGV[2] ~= '0' and redis.call('EXISTS', KEYS[4]) == 1 then
   local next = redis.call('GET', KEYS[2])

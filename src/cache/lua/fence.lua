@@ -1,11 +1,12 @@
--- A fence holds the highest version of one entity that was written to a key or deleted from it, as `digits:event:place`; `digits::` where two
--- events had that version. `plan/mark.rs` has the same rules. Versions are compared as text: Lua's numbers are exact to 2^53 only.
+-- A fence holds the highest version of one entity that was written to a key or deleted from it, as
+-- `digits:event:place`; `digits::` if two events had that version. `plan/mark.rs` has the same
+-- rules. Versions are compared as text: Lua's numbers are exact to 2^53 only.
 
 local NEWER, TIED, OLD = 1, 0, -1
 
--- How a mark stands to what the fence holds. A text that is none of ours counts as none.
-local function stands(mark, fence)
-  local digits, event, place = string.match(mark, '^(%d+):(%x*):(%d*)$')
+-- Compares a version with the text of a fence. A text of another form counts as no fence.
+local function compare(version, fence)
+  local digits, event, place = string.match(version, '^(%d+):(%x*):(%d*)$')
   local their_digits, their_event, their_place = string.match(fence, '^(%d+):(%x*):(%d*)$')
   if not their_digits then
     return NEWER
@@ -20,23 +21,23 @@ local function stands(mark, fence)
   return tonumber(place) > tonumber(their_place) and NEWER or OLD
 end
 
--- Raises a fence to a mark, and returns how the mark stood to what was there.
-local function raise_fence(key, mark, millis)
-  local fence = redis.pcall('SET', key, mark, 'PX', millis, 'NX', 'GET')
+-- Raises a fence to a version, and returns how the version compared to the previous one.
+local function raise_fence(key, version, millis)
+  local fence = redis.pcall('SET', key, version, 'PX', millis, 'NX', 'GET')
   if not fence then
     return NEWER
   end
-  local standing = NEWER
+  local order = NEWER
   if type(fence) == 'string' then
-    standing = stands(mark, fence)
+    order = compare(version, fence)
   elseif not string.find(fence.err, 'WRONGTYPE', 1, true) then
     error(fence)
   end
-  -- Another type's key under this name is none of ours, and is replaced.
-  if standing == NEWER then
-    redis.call('SET', key, mark, 'PX', millis)
-  elseif standing == TIED then
-    redis.call('SET', key, string.match(mark, '^%d+') .. '::', 'PX', millis)
+  -- A key of another type under this name is not ours, and is replaced.
+  if order == NEWER then
+    redis.call('SET', key, version, 'PX', millis)
+  elseif order == TIED then
+    redis.call('SET', key, string.match(version, '^%d+') .. '::', 'PX', millis)
   end
-  return standing
+  return order
 end

@@ -1,6 +1,6 @@
--- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the grant, value, unit, millis of the key, millis of
--- the sets.
--- Returns 1, or 0 where the key or one of its tags was invalidated since the grant, or the lease ran out.
+-- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the
+-- grant, value, unit, millis of the key, millis of the sets.
+-- Returns 1, or 0 if the key or a tag was invalidated since the grant, or the lease ran out.
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then
   return 0
 end

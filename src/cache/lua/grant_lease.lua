@@ -1,5 +1,5 @@
--- KEYS: the key's lease, the sequence. ARGV: token, how long it is granted (ms).
--- Returns the sequence as it stands, or nothing while another holds the lease.
+-- KEYS: the key's lease, the sequence. ARGV: token, duration (ms).
+-- Returns the sequence, or nothing while another holds the lease.
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   -- No lease is that long: the server's clock was set back. (Without tags, our user may lack PTTL.)
   local left = redis.pcall('PTTL', KEYS[1])

@@ -1,6 +1,6 @@
--- KEYS: the marks. ARGV: who asks, how long the lock holds (ms).
--- Takes the lock of heals beside live workers. Returns 1 to the one who is to heal, 0 while another
--- is at it; then Redis' clock, all fields as they were, and the server's identity.
+-- KEYS: the checkpoints. ARGV: the asker, duration of the lock (ms).
+-- Takes the lock of heals beside live workers. Returns 1 if the asker is to heal, 0 while another
+-- does; then Redis' clock, all fields as they were, and the server's identity.
 local now = clock()
 local current = identity()
 local fields = redis.call('HGETALL', KEYS[1])

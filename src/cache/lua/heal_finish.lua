@@ -1,7 +1,8 @@
--- KEYS: the marks. ARGV: who heals, the number that the lock must hold, the next number of its own field, how far back lies what is not applied, the
--- record's start (Redis' clock, ms) and rest, or nothing twice, how far back as an offset, the
--- record's details, then changes that are made with it.
--- Ends a heal: nobody is wanted any more. Returns 1 and Redis' clock, or 0 where the lock is another's, or went back: then all is to be done again.
+-- KEYS: the checkpoints. ARGV: the healing worker, the number that the lock must hold, the next
+-- number of its own field, its low watermark, the record's start (Redis' clock, ms) and rest, or
+-- nothing twice, the low watermark as an offset, the record's details, then changes.
+-- Ends a heal. Returns 1 and Redis' clock, or 0 if another has the lock or the lock went back: then
+-- all is to be done again.
 local token, number = string.match(redis.call('HGET', KEYS[1], 'lock') or '', '^(%w+):(%d+):%d+$')
 local now = clock()
 if token ~= ARGV[1] or number ~= ARGV[2] then

@@ -1,6 +1,7 @@
--- KEYS: the marks. ARGV: the lock's field, who heals, how long the lock holds (ms), the field of
--- the heal's progress, its text or nothing. Keeps the lock, whatever number it holds, and notes the
--- progress. Returns 1, or 0 where the lock is another's.
+-- KEYS: the checkpoints. ARGV: the lock's field, the healing worker, duration of the lock (ms), the
+-- field of the progress, its text or nothing.
+-- Renews the lock, whatever number it holds, and stores the progress. Returns 1, or 0 if another
+-- has the lock.
 local token, number = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%w+):(%d+):%d+$')
 if token ~= ARGV[2] then
   return 0

@@ -1,7 +1,9 @@
--- KEYS: the marks. ARGV: who asks, the lock's first number, how long it holds (ms), `if wanted`, `in any case`, or `and want`: then a heal is wanted.
--- A lock that came back with a snapshot has run out, or runs out soon. Returns 1 to the one who is to heal, 0 while another is at it, 2 where it is done;
--- then Redis' clock, all fields as they were, and the server's identity.
--- What the one who is to heal noted of a heal before is removed: it may die of this one.
+-- KEYS: the checkpoints. ARGV: the asker, the lock's first number, its duration (ms), `if wanted`,
+-- `in any case`, or `and want`, which also requests a heal.
+-- A lock that came back with a snapshot has run out, or soon will. Returns 1 if the asker is to
+-- heal, 0 while another does, 2 if it is done; then Redis' clock, all fields as they were, and the
+-- server's identity.
+-- Removes the asker's note that it survived: it may die of this heal.
 -- Workers of earlier versions take the lock for 10 s.
 local now = clock()
 local current = identity()

@@ -1,6 +1,5 @@
--- KEYS: the marks. ARGV: the lock's field, a worker.
--- Gives up the worker's turn to heal, if it has it, and notes that the worker did not die of the
--- heal. Returns 1.
+-- KEYS: the checkpoints. ARGV: the lock's field, a worker.
+-- Ends the worker's turn to heal, if it has it, and notes that the heal did not kill it. Returns 1.
 local token = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%w+):')
 if token == ARGV[2] then
   redis.call('HDEL', KEYS[1], ARGV[1])

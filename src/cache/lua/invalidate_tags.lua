@@ -1,15 +1,20 @@
--- KEYS: the sequence, the list of tags that drain, the list of sets of which something is set aside; then of each tag its set and its generation.
--- ARGV: how long generations are kept (ms), how many members of a tag are deleted here at most, how many of all.
--- Returns how many members were there as keys and how many were not, the place of the first tag that was not begun (-1: none), how many tags had no
--- set, the places of those that still drain, whoever began that, of those whose set is none each place and what is wrong, and the places of those
--- that had members among unstale's own keys. Such members leave the set, and their keys stay. A tag whose members are more than are left of all is not begun.
+-- KEYS: the sequence, the list of tags that drain, the list of sets with members set aside; then
+-- each tag's set and its generation.
+-- ARGV: lifetime of generations (ms), maximum number of members of a tag to delete here, and of all
+-- tags together.
+-- Returns how many keys existed, how many did not, the place of the first tag that was not begun
+-- (-1: none), how many tags had no set, the places of tags that still drain, place and error of
+-- each set that is not one, the places of tags with members among unstale's own keys. Such members
+-- leave the set, and their keys stay. A tag with more members than the remaining maximum is not
+-- begun.
 local call, pcall = redis.call, redis.pcall
 local n = pcall('INCR', KEYS[1])
 if type(n) ~= 'number' and not is_of_value(n.err) then
   return n
 end
 if type(n) ~= 'number' or n <= 1 or n > LAST_NUMBER then
-  -- The sequence is new, was lost, or somebody else wrote it: it must not run behind what leases remember, so it goes on from the clock.
+  -- The sequence is new, was lost, or another program wrote it. It must not be lower than leases:
+  -- it continues from the clock.
   n = clock_micros()
   set_number(KEYS[1], n)
 end
@@ -19,16 +24,16 @@ local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local sets, emptied, members, leases, refused, own = {}, {}, {}, {}, {}, {}
 local left, absent = -1, 0
 
--- Which of the sets have something set aside, by place.
+-- Which of the sets have members set aside, by place.
 local asides = {}
 if call('EXISTS', KEYS[3]) == 1 then
   local all = {}
   for i = 4, #KEYS, 2 do
     all[#all + 1] = KEYS[i]
   end
-  local told = pcall('SMISMEMBER', KEYS[3], unpack(all))
-  -- Another type's key under this name is none of ours.
-  asides = told.err and {} or told
+  local answers = pcall('SMISMEMBER', KEYS[3], unpack(all))
+  -- A key of another type under this name is not ours.
+  asides = answers.err and {} or answers
 end
 
 -- The slow lane deletes the members of `from`, under that number.

@@ -1,5 +1,7 @@
--- KEYS: who loads the key, who loads it next, its lease. ARGV: token, for how long (ms). Keeps what is the token's.
--- Who waits to do the same is covered while the lease is valid, and told so by a dash: the load may be over before it asks again.
+-- KEYS: the claim, the waiting place, the lease. ARGV: token, duration (ms). Renews what the token
+-- holds.
+-- A waiter for the same load is covered while the lease is valid. A dash marks this: the load may
+-- end before the waiter asks again.
 local token = ARGV[1]
 if redis.call('GET', KEYS[1]) == token then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])

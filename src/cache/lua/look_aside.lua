@@ -1,5 +1,6 @@
--- KEYS: a tag's four sets of what is set aside. ARGV: how long one of them is filled (ms), how many members.
--- Returns which of them, from 0 on, has not been filled for so long, and some of its members; nothing where there are none.
+-- KEYS: a tag's four sets of members set aside. ARGV: how long one of them is filled (ms), how many
+-- members.
+-- Returns which set, from 0 on, is due and some of its members, or nothing if none is.
 local time = redis.call('TIME')
 local filled = math.floor((tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)) / tonumber(ARGV[1]))
 for back = 2, 3 do

@@ -1,2 +1,3 @@
--- KEYS: a fence. ARGV: how long it is kept (ms), a mark. For a key whose old value is still to be read while the new one loads.
+-- KEYS: a fence. ARGV: its lifetime (ms), a version. For a key whose old value stays readable while
+-- the new one loads.
 return raise_fence(KEYS[1], ARGV[2], ARGV[1])

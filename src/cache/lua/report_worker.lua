@@ -1,5 +1,6 @@
--- KEYS: the workers' record. ARGV: our field, what it says (empty: nothing any more), how long a field counts (ms).
--- Fields that no longer count go. Returns the others': name, age (ms) and text of each.
+-- KEYS: the hash of reports. ARGV: our field, our report (empty: remove it), how long a report
+-- counts (ms).
+-- Removes reports that no longer count. Returns name, age (ms) and text of each other report.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local counts_ms = tonumber(ARGV[3])

@@ -1,5 +1,6 @@
--- The sequence gives numbers that only rise: they keep up with the clock in microseconds, so a replica that became the primary without the last
--- steps hands out none twice. Beyond this number (the year 2112) somebody else wrote it, and doubles would soon not be exact any more.
+-- The sequence gives numbers that only rise. They keep up with the clock in microseconds, so a
+-- promoted replica that lacks the last steps issues none twice. A number beyond this one (the year
+-- 2112) came from another program, and doubles would soon be inexact.
 local LAST_NUMBER = 4503599627370496
 
 local function clock_micros()
@@ -7,19 +8,19 @@ local function clock_micros()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- The number that the sequence stands at; nothing where it is missing, or holds what is no number of ours.
-local function standing_number(key)
+-- Returns the current number of the sequence, or nil if it is missing or not one of ours.
+local function current_number(key)
   local held = redis.pcall('GET', key)
   local number = type(held) == 'string' and string.match(held, '^%d+$') and tonumber(held)
   return number and number <= LAST_NUMBER and number or nil
 end
 
--- Sets the sequence, also where a key of another type has its name.
+-- Sets the sequence, even if a key of another type has its name.
 local function set_number(key, number)
   redis.call('SET', key, string.format('%.0f', number))
 end
 
--- Whether an error of INCR is about what the key holds.
+-- Returns whether an error of INCR is about the key's value.
 local function is_of_value(err)
   return string.find(err, 'WRONGTYPE', 1, true) or string.find(err, 'not an integer', 1, true) or string.find(err, 'overflow', 1, true)
 end

@@ -1,6 +1,8 @@
--- KEYS: a tag's set, its four sets of what is set aside. ARGV: how long one of those is filled (ms), members whose keys seem to be gone.
--- The members leave the tag's set, and are its members still (`detach_tag.lua`): a key that had joined before, and is set only now, may be among them.
--- Returns how many there were.
+-- KEYS: a tag's set, its four sets of members set aside. ARGV: how long one of those is filled
+-- (ms), members whose keys seem to be gone.
+-- The members leave the tag's set and still belong to the tag (`detach_tag.lua`): one may have
+-- joined before its key is set.
+-- Returns how many were set aside.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local aside = KEYS[2 + math.floor(now / tonumber(ARGV[1])) % 4]

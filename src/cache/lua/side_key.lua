@@ -1,4 +1,4 @@
--- The name of the side key of `kind` for a key; `side_keys.rs` has the same rule.
+-- Returns the name of the side key of `kind` for a key; `side_keys.rs` has the same rule.
 local function side_key(kind, key)
   if string.find(key, '}', 1, true) then
     return 'unstale:' .. kind .. ':' .. key
@@ -6,7 +6,8 @@ local function side_key(kind, key)
   return 'unstale:' .. kind .. '/{' .. key .. '}'
 end
 
--- The name of what was detached from a tag's set, or set aside of it; `side_keys.rs` has the same rule.
+-- Returns the name of a set detached from a tag's set, or set aside; `side_keys.rs` has the same
+-- rule.
 local function detached_key(set, number)
   if string.find(set, '}', 1, true) then
     return 'unstale:drained:' .. set .. ':' .. number
@@ -14,7 +15,8 @@ local function detached_key(set, number)
   return 'unstale:drain/{' .. set .. '}:' .. number
 end
 
--- Whether a key is one of unstale's own. Such a member of a tag's set is never deleted; `side_keys.rs` has the same rule.
+-- Returns whether a key is one of unstale's own. Such a member of a tag's set is never deleted;
+-- `side_keys.rs` has the same rule.
 local function is_own(key)
   return string.sub(key, 1, 8) == 'unstale:'
 end

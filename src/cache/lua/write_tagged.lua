@@ -1,5 +1,6 @@
 -- KEYS: the key, then its tags' sets. ARGV: value, unit, millis of the key, millis of the sets.
--- Returns whether the key was there. A refused tag deletes the key: a value that no tag can invalidate is worse than none.
+-- Returns whether the key existed. A refused tag deletes the key: a value that no tag can
+-- invalidate is worse than none.
 local existed = redis.call('EXISTS', KEYS[1])
 for i = 2, #KEYS do
   local refused = tag_member(KEYS[i], KEYS[1], ARGV[2], ARGV[4])

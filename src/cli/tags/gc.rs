@@ -12,7 +12,7 @@ use super::super::plan::shown;
 use super::super::reach::reach_redis;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
-use crate::cache::{self, Asides, Cache, PRUNE_STEP};
+use crate::cache::{self, Asides, Cache, SCAN_STEP};
 use crate::config::Config;
 use crate::event::json::write_string;
 use crate::ops::Pace;
@@ -120,7 +120,7 @@ impl Gc<'_> {
                 .ask(async |cache| cache.tag_sets(cursor).await)
                 .await?
                 .map_err(CliError::unavailable)?;
-            self.pace.went(PRUNE_STEP, Instant::now());
+            self.pace.went(SCAN_STEP, Instant::now());
             for set in found.sets {
                 // A scan may return a key twice.
                 if seen.insert(set.clone()) {
@@ -138,9 +138,12 @@ impl Gc<'_> {
     /// Checks the members that workers or earlier runs removed and have not checked again.
     async fn settle_left(&mut self) -> Result<(), CliError> {
         // A set that Redis refuses here is refused and counted below as well.
-        for set in self.ask(async |cache| cache.left_aside().await).await?.unwrap_or_default() {
-            while self.ask(async |cache| cache.settle_aside(&set).await).await?.unwrap_or(false) {
-                self.pace.went(PRUNE_STEP, Instant::now());
+        for set in
+            self.ask(async |cache| cache.sets_with_members_aside().await).await?.unwrap_or_default()
+        {
+            while self.ask(async |cache| cache.take_second_look(&set).await).await?.unwrap_or(false)
+            {
+                self.pace.went(SCAN_STEP, Instant::now());
             }
         }
         Ok(())
@@ -149,8 +152,8 @@ impl Gc<'_> {
     /// Checks again the removed members that are due.
     async fn settle_due(&mut self) -> Result<(), CliError> {
         while let Some(set) = self.asides.as_ref().and_then(|asides| asides.due(Instant::now())) {
-            let more = self.ask(async |cache| cache.settle_aside(&set).await).await?;
-            self.pace.went(PRUNE_STEP, Instant::now());
+            let more = self.ask(async |cache| cache.take_second_look(&set).await).await?;
+            self.pace.went(SCAN_STEP, Instant::now());
             if let Some(asides) = &mut self.asides {
                 match more {
                     Ok(true) => {}
@@ -182,12 +185,12 @@ impl Gc<'_> {
         loop {
             let dry_run = self.args.dry_run;
             let Ok(slice) =
-                self.ask(async |cache| cache.prune_slice(set, cursor, dry_run).await).await?
+                self.ask(async |cache| cache.maintain_slice(set, cursor, dry_run).await).await?
             else {
                 total.refused += 1;
                 return Ok(());
             };
-            self.pace.went(usize::try_from(slice.looked).unwrap_or(PRUNE_STEP), Instant::now());
+            self.pace.went(usize::try_from(slice.looked).unwrap_or(SCAN_STEP), Instant::now());
             if let Some(asides) = self.asides.as_mut().filter(|_| slice.gone > 0) {
                 asides.note(set, Instant::now());
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cache::{Cache, CommandError, HealProgress, Outage, State};
+use crate::cache::{Cache, CommandError, ConnectionState, HealProgress, Outage};
 use crate::config::Config;
 use crate::ops::replay::DEATHS_MAX;
 
@@ -142,12 +142,14 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
                 SILENCE_MAX.as_secs()
             ));
         }
-        let is_up = cache.state() == State::Up || cache.probe().await.is_ok();
+        let is_up = cache.state() == ConnectionState::Up || cache.probe().await.is_ok();
         if is_up {
             match cache.keep_heal_of(worker).await {
                 Ok(()) => missed = None,
                 // The same error twice is not the end of a connection.
-                Err(outage) if missed.as_ref() == Some(&outage) && cache.state() == State::Up => {
+                Err(outage)
+                    if missed.as_ref() == Some(&outage) && cache.state() == ConnectionState::Up =>
+                {
                     // This worker lives, so this is not a death. If this write fails, it is
                     // repeated later.
                     let _noted = cache.yield_heal_of(worker).await;

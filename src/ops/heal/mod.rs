@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, History, HistoryProblem, Place};
-use crate::cache::{Cache, CommandError, HealFrom, HealProgress, Outage, State};
+use crate::cache::{Cache, CommandError, ConnectionState, HealFrom, HealProgress, Outage};
 use crate::config::Config;
 use crate::ops::replay::{Beginning, Died, Observer, Replay, Span, Step, TakenOver, beginning};
 use crate::plan::FoldLimits;
@@ -180,8 +180,8 @@ async fn apply(
     history.close().await;
     if let Some(rest) = report.rest {
         return Err(match (watch.outage, cache.state()) {
-            (Some(outage), _) | (None, State::Down(outage)) => outage.into(),
-            (None, State::Up) => NotHealed::Broker(BrokerError::Unreachable(rest.cause)),
+            (Some(outage), _) | (None, ConnectionState::Down(outage)) => outage.into(),
+            (None, ConnectionState::Up) => NotHealed::Broker(BrokerError::Unreachable(rest.cause)),
         });
     }
     for (reason, problem) in &report.problems {
@@ -265,7 +265,7 @@ impl Observer for Watch<'_> {
 
     fn waiting(&mut self, _cause: &str) {
         self.guard.alive();
-        if matches!(self.cache.state(), State::Down(_)) {
+        if matches!(self.cache.state(), ConnectionState::Down(_)) {
             self.stop.cancel();
         }
     }

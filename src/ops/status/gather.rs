@@ -12,7 +12,7 @@ use super::facts::{
     QueueKind, RedisFacts, Status, WorkerFacts,
 };
 use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer};
-use crate::cache::{Cache, CacheError, CommandError, Report, Reported};
+use crate::cache::{Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
 use crate::config::Config;
 use crate::ops::dead_letters::Letter;
 use crate::quantity::format_duration;
@@ -83,7 +83,10 @@ fn silent(server: &str) -> String {
     format!("{server} did not answer within {} s", TIMEOUT.as_secs())
 }
 
-async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Reported>), String> {
+async fn ask_redis(
+    config: &Config,
+    cache: &Cache,
+) -> Result<(RedisFacts, Vec<ReportedWorker>), String> {
     cache.probe().await.map_err(|outage| outage.to_string())?;
     let cause = |error: CommandError| error.to_string();
     let server = cache.server().await.map_err(cause)?;
@@ -91,7 +94,7 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
     let addresses: Vec<String> = config.redis.urls.iter().map(ToString::to_string).collect();
     let mut workers: Vec<WorkerFacts> = reports.iter().map(worker).collect();
     workers.sort_by(|one, other| one.name.cmp(&other.name));
-    let marks = cache.read_marks().await.map_err(cause)?;
+    let marks = cache.read_checkpoints().await.map_err(cause)?;
     let time = |ms: u64| Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok();
     let last_heal = marks.last_heal().map(|heal| HealFacts {
         time: time(heal.ended_ms),
@@ -130,15 +133,15 @@ async fn ask_redis(config: &Config, cache: &Cache) -> Result<(RedisFacts, Vec<Re
     Ok((facts, reports))
 }
 
-fn worker(reported: &Reported) -> WorkerFacts {
-    let Report {
+fn worker(reported: &ReportedWorker) -> WorkerFacts {
+    let WorkerReport {
         host,
         pid,
         version,
         digest,
         refused_registry,
-        ladder: retry_steps,
-        in_hand: in_flight,
+        retry_delays: retry_steps,
+        in_flight,
         oldest_unsettled_ms,
         not_ready,
         history_fault,
@@ -165,7 +168,7 @@ fn worker(reported: &Reported) -> WorkerFacts {
 async fn ask_broker(
     config: &Config,
     inspector: &Inspector,
-    reports: &[Reported],
+    reports: &[ReportedWorker],
 ) -> Result<BrokerFacts, BrokerError> {
     let names = inspector.names();
     let mut asked =
@@ -238,12 +241,12 @@ async fn history(config: &Config) -> HistoryFacts {
 }
 
 /// Returns the retry steps that workers have or remember, and that the settings here do not name.
-fn other_retry_steps(config: &Config, reports: &[Reported]) -> BTreeSet<String> {
+fn other_retry_steps(config: &Config, reports: &[ReportedWorker]) -> BTreeSet<String> {
     let known: BTreeSet<String> =
         config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-    let reported = reports
-        .iter()
-        .flat_map(|reported| reported.report.ladder.iter().chain(&reported.report.other_rungs));
+    let reported = reports.iter().flat_map(|reported| {
+        reported.report.retry_delays.iter().chain(&reported.report.other_retry_delays)
+    });
     reported.filter(|step| !known.contains(*step)).cloned().collect()
 }
 

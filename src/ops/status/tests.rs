@@ -1,7 +1,7 @@
 //! States of a system, and their findings.
 
 use super::*;
-use crate::cache::Report;
+use crate::cache::WorkerReport;
 
 pub(crate) fn worker(name: &str) -> WorkerFacts {
     WorkerFacts {
@@ -210,6 +210,6 @@ fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
 
 #[test]
 fn a_report_of_another_version_is_read_as_far_as_it_is_known() {
-    let report: Report = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
-    assert_eq!(report, Report { pid: 7, ..Report::default() });
+    let report: WorkerReport = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
+    assert_eq!(report, WorkerReport { pid: 7, ..WorkerReport::default() });
 }

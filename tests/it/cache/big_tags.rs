@@ -87,8 +87,8 @@ async fn a_tag_of_100_000_keys_is_drained_without_blocking_redis() {
 }
 
 #[tokio::test]
-async fn another_worker_finishes_what_one_left() {
-    // A server of its own: what is left over is drained whoever left it.
+async fn another_worker_finishes_a_drain() {
+    // A server of its own: what is left over is drained by any worker.
     let (names, server) = (Names::new(), Redis::start().await);
     let queue = names.of("q");
     let (first, mut redis) = (cache(&server.url(), &queue).await, server.connection().await);
@@ -125,7 +125,7 @@ async fn another_worker_finishes_what_one_left() {
 }
 
 #[tokio::test]
-async fn whoever_invalidates_a_tag_that_drains_waits_for_it_of_whatever_queue() {
+async fn an_invalidation_from_any_queue_waits_for_the_drain_of_its_tag() {
     let (names, server) = (Names::new(), support::redis().await);
     let (one, other) = (
         cache(&server.url(), &names.of("q")).await,
@@ -160,7 +160,7 @@ async fn a_drain_whose_record_was_evicted_is_found_by_its_tag() {
 }
 
 #[tokio::test]
-async fn a_detached_set_that_was_evicted_is_told() {
+async fn a_drain_reports_an_evicted_detached_set() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     fill_tag(&mut redis, "cache_tag:t", "k", 600).await;
@@ -197,7 +197,7 @@ async fn two_workers_may_drain_the_same_tag() {
 }
 
 #[tokio::test]
-async fn many_small_tags_are_more_than_one_call_deletes() {
+async fn many_small_tags_take_several_calls() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -227,7 +227,7 @@ async fn many_small_tags_are_more_than_one_call_deletes() {
 
 /// An event of many middle-sized tags leaves other clients their turns.
 #[tokio::test]
-async fn a_thousand_tags_are_not_deleted_in_one_go() {
+async fn a_thousand_tags_are_not_deleted_in_one_call() {
     const TAGS: usize = 1_000;
     const MEMBERS: usize = 400;
     let server = Redis::start().await;

@@ -1,4 +1,4 @@
-//! Which warm loads a key: one at a time, one behind it, the others are done.
+//! Claims: one worker loads a key, one waits behind it, and the others need not load.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn take_lease(cache: &Cache, key: &str, token: &LoadToken) {
 }
 
 #[tokio::test]
-async fn one_loads_one_waits_and_the_others_are_covered() {
+async fn one_worker_loads_one_waits_and_the_others_are_covered() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     for key in ["k", "{k}", "a}b"] {
@@ -61,7 +61,7 @@ async fn one_loads_one_waits_and_the_others_are_covered() {
 }
 
 #[tokio::test]
-async fn another_load_covers_nothing_and_the_newest_waits() {
+async fn a_load_of_another_kind_covers_nothing_and_the_newest_waits() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let key = names.of("k");
@@ -76,7 +76,7 @@ async fn another_load_covers_nothing_and_the_newest_waits() {
 }
 
 #[tokio::test]
-async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
+async fn a_waiter_is_covered_by_a_load_that_ends_before_it_asks_again() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let key = names.of("k");
@@ -86,7 +86,7 @@ async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
     take_lease(&cache, &key, &a).await;
     cache.keep_load(&key, &a, TTL).await.unwrap();
     cache.end_load(&key, &a, None).await.unwrap();
-    // Who comes now was invalidated since, perhaps.
+    // A new claim may follow a later invalidation.
     assert_eq!(claim(&cache, &key, &c, true).await, Claim::Load);
     assert_eq!(claim(&cache, &key, &d, true).await, Claim::Wait, "what covers b says nothing of d");
     assert_eq!(claim(&cache, &key, &b, false).await, Claim::Covered);
@@ -94,7 +94,7 @@ async fn who_waits_is_covered_by_a_load_that_is_over_before_it_asks_again() {
 
 /// A reader's load, which a worker waited for.
 #[tokio::test]
-async fn who_waits_is_covered_by_a_value_that_came_after_its_own_deletion() {
+async fn a_waiter_is_covered_by_a_value_newer_than_its_own_deletion() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let write_value =
@@ -113,17 +113,17 @@ async fn who_waits_is_covered_by_a_value_that_came_after_its_own_deletion() {
         }
         cache.end_load(&key, &a, Some(TTL)).await.unwrap();
         assert_eq!(claim(&cache, &key, &b, false).await, expected, "of {what}, {is_there}");
-        // Who comes now was invalidated since, perhaps.
+        // A new claim may follow a later invalidation.
         let c = token(1, 3);
         let found = if expected == Claim::Covered { Claim::Load } else { Claim::Wait };
         assert_eq!(claim(&cache, &key, &c, true).await, found, "of {what}, {is_there}");
     }
 }
 
-/// The claim of a killed worker stays for a while, and its event comes again: it must not count as
-/// somebody who does the work.
+/// The claim of a killed worker stays for a while, and its event is redelivered: it must not count as
+/// a load in progress.
 #[tokio::test]
-async fn an_event_that_comes_again_is_not_covered_by_itself() {
+async fn a_redelivered_event_is_not_covered_by_its_own_load() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let key = names.of("k");
@@ -146,7 +146,7 @@ async fn an_event_that_comes_again_is_not_covered_by_itself() {
 }
 
 #[tokio::test]
-async fn what_is_kept_outlives_its_time_and_what_is_void_is_not_kept() {
+async fn a_renewed_claim_outlives_its_ttl_and_a_void_lease_is_not_renewed() {
     let (names, server) = (Names::new(), support::redis().await);
     let cache = cache(&server.url(), &names.of("q")).await;
     let key = names.of("k");

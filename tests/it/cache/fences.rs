@@ -52,7 +52,7 @@ fn some(values: &[&str]) -> Vec<Option<String>> {
 }
 
 #[tokio::test]
-async fn an_older_write_gives_way_whatever_the_order() {
+async fn an_older_write_never_replaces_a_newer_one_in_any_order() {
     // Versions that a double cannot tell apart, and others whose text sorts the wrong way.
     for (low, high) in [
         ("9", "10"),
@@ -101,7 +101,7 @@ async fn a_deletion_is_never_skipped_and_raises_the_fence() {
 }
 
 #[tokio::test]
-async fn of_two_events_of_one_version_neither_wins() {
+async fn two_events_of_one_version_leave_no_value() {
     let mut stage = Stage::new("k").await;
     let effects = [
         stage.write("5", 1, "a"),
@@ -114,7 +114,7 @@ async fn of_two_events_of_one_version_neither_wins() {
 }
 
 #[tokio::test]
-async fn what_a_warm_serves_stays_behind_an_older_write_and_goes_with_any_deletion() {
+async fn a_value_served_by_warm_survives_an_older_write_and_no_deletion() {
     let warm = Warm {
         loader: LoaderId(0),
         url: String::new(),
@@ -144,7 +144,7 @@ async fn what_a_warm_serves_stays_behind_an_older_write_and_goes_with_any_deleti
 }
 
 #[tokio::test]
-async fn effects_of_one_event_take_hold_in_the_order_written() {
+async fn effects_of_one_event_take_effect_in_their_order() {
     let mut stage = Stage::new("k").await;
     let place = |place, action| at(("post", "5"), (1, place), effect(0, stage.key.clone(), action));
     let effects = [
@@ -157,7 +157,7 @@ async fn effects_of_one_event_take_hold_in_the_order_written() {
 }
 
 #[tokio::test]
-async fn families_and_what_has_no_version_are_not_compared() {
+async fn versions_of_different_families_are_not_compared() {
     let mut stage = Stage::new("k").await;
     let other = |digits, value| {
         at(("author", digits), (9, 1), effect(0, stage.key.clone(), write(value, HOUR, &[])))
@@ -186,7 +186,7 @@ async fn families_and_what_has_no_version_are_not_compared() {
 }
 
 #[tokio::test]
-async fn what_a_tag_deletes_is_not_revived_by_an_older_write() {
+async fn an_older_write_does_not_revive_a_value_that_a_tag_deleted() {
     let mut stage = Stage::new("k").await;
     let tag = format!("{}:t", stage.key);
     let key = stage.key.clone();
@@ -211,7 +211,7 @@ async fn what_a_tag_deletes_is_not_revived_by_an_older_write() {
 }
 
 #[tokio::test]
-async fn a_write_that_redis_refuses_may_be_done_once_its_set_is_mended() {
+async fn a_refused_write_succeeds_once_its_tags_set_is_fixed() {
     let mut stage = Stage::new("k").await;
     let tag = format!("{}:t", stage.key);
     let set = format!("cache_tag:{tag}");
@@ -236,7 +236,7 @@ async fn a_write_that_redis_refuses_may_be_done_once_its_set_is_mended() {
 }
 
 #[tokio::test]
-async fn a_value_that_is_over_raises_the_fence_and_deletes() {
+async fn an_expired_value_raises_the_fence_and_deletes() {
     let mut stage = Stage::new("k").await;
     let over =
         at(("post", "5"), (2, 1), effect(0, stage.key.clone(), write("over", Expiry::At(1), &[])));
@@ -245,7 +245,7 @@ async fn a_value_that_is_over_raises_the_fence_and_deletes() {
 }
 
 #[tokio::test]
-async fn a_fence_is_kept_for_its_time_and_only_where_there_is_a_version() {
+async fn a_fence_lives_for_its_ttl_and_needs_a_version() {
     let mut stage = Stage::new("k").await;
     let fence = format!("unstale:fence/{{{}}}:post", stage.key);
     let unversioned = [

@@ -1,5 +1,5 @@
-//! A batch leaves Redis as its effects would one by one: the same effects applied together and
-//! singly, on two databases.
+//! A batch has the same result as its effects one by one: the tests apply the same effects together
+//! and singly, on two databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -121,7 +121,7 @@ fn loads(applied: &Applied, effects: &[Effect]) -> impl Iterator<Item = String> 
 }
 
 #[test]
-fn a_batch_leaves_redis_as_its_effects_would_one_by_one() {
+fn a_batch_has_the_same_result_as_its_effects_one_by_one() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(Redis::start());
     let (together, singly) = runtime.block_on(async {

@@ -1,9 +1,9 @@
-//! A value loaded before an invalidation is not to be read after it.
+//! A value loaded before an invalidation is not readable after it.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, Fill, Grant, READER_SCRIPTS, new_token};
+use unstale::cache::{Cache, FillOutcome, Grant, READER_SCRIPTS, new_token};
 use unstale::registry::{Action, Expiry};
 
 use super::{HOUR, Names, apply, cache, effect, run, write};
@@ -20,17 +20,20 @@ async fn grant(cache: &Cache, key: &str) -> (String, u64) {
 }
 
 #[tokio::test]
-async fn one_holder_fills_and_the_next_may_load_then() {
+async fn the_next_reader_may_load_after_the_holder_has_filled() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
     let (key, tag) = (names.of("k"), names.of("t"));
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
-    assert_eq!(cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(), Fill::Refused);
+    assert_eq!(
+        cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(),
+        FillOutcome::Refused
+    );
     assert_eq!(
         cache.fill(&key, &token, since, b"\xff\0", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
-        Fill::Filled
+        FillOutcome::Filled
     );
     assert_eq!(run::<Vec<u8>>(&mut redis, &["GET", &key]).await, b"\xff\0");
     assert_eq!(
@@ -47,7 +50,7 @@ async fn one_holder_fills_and_the_next_may_load_then() {
 /// Its holder is gone, and Redis' clock went back by two hours: its time to live has grown by as
 /// much.
 #[tokio::test]
-async fn a_clock_that_was_set_back_locks_no_key_for_hours() {
+async fn a_clock_set_back_locks_no_key_for_hours() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -79,7 +82,7 @@ async fn a_clock_that_was_set_back_locks_no_key_for_hours() {
 /// A reader that fills in the steps of a cluster has joined the set, and its value is still to
 /// come.
 #[tokio::test]
-async fn upkeep_leaves_a_member_whose_lease_stands() {
+async fn tag_maintenance_keeps_a_member_with_a_lease() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -88,15 +91,15 @@ async fn upkeep_leaves_a_member_whose_lease_stands() {
         let (key, gone) = (names.of(name), names.of("gone"));
         let (token, _) = grant(&cache, &key).await;
         run::<()>(&mut redis, &["SADD", &set, &key, &gone]).await;
-        assert_eq!(cache.prune_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
+        assert_eq!(cache.maintain_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
         assert_eq!(run::<Vec<String>>(&mut redis, &["SMEMBERS", &set]).await, [key.as_str()]);
         cache.release_lease(&key, &token).await.unwrap();
-        assert_eq!(cache.prune_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
+        assert_eq!(cache.maintain_slice(set.as_bytes(), 0, false).await.unwrap().gone, 1);
     }
 }
 
 #[tokio::test]
-async fn whatever_invalidates_the_key_voids_its_lease() {
+async fn every_invalidation_of_a_key_voids_its_lease() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -124,7 +127,7 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
             apply(&cache, &[effect(0, target, action.clone())]).await;
             assert_eq!(
                 cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(),
-                Fill::Refused,
+                FillOutcome::Refused,
                 "{key} {action:?}"
             );
         }
@@ -146,7 +149,10 @@ async fn a_drain_voids_the_leases_of_the_members() {
     let (token, since) = grant(&cache, &key).await;
     assert!(cache.invalidate_tag(&tag).await.unwrap().draining);
     cache.drain_tag(&tag, &CancellationToken::new(), |_, _| {}).await.unwrap();
-    assert_eq!(cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(), Fill::Refused);
+    assert_eq!(
+        cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(),
+        FillOutcome::Refused
+    );
 }
 
 #[tokio::test]
@@ -159,18 +165,18 @@ async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_ye
     apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
     assert_eq!(
         cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
-        Fill::Refused
+        FillOutcome::Refused
     );
     assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key, &format!("cache_tag:{tag}")]).await, 0);
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(
         cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(),
-        Fill::Filled
+        FillOutcome::Filled
     );
 }
 
 #[tokio::test]
-async fn a_lost_sequence_does_not_let_a_stale_value_in() {
+async fn a_lost_sequence_admits_no_stale_value() {
     let server = support::Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     for _ in 0..3 {
@@ -181,6 +187,6 @@ async fn a_lost_sequence_does_not_let_a_stale_value_in() {
     cache.invalidate_tag("t").await.unwrap();
     assert_eq!(
         cache.fill("k", &token, since, b"stale", HOUR, &["t".into()]).await.unwrap(),
-        Fill::Refused
+        FillOutcome::Refused
     );
 }

@@ -1,8 +1,8 @@
-//! What is Redis' own trouble is blamed on no event, and ends by itself.
+//! An outage of Redis fails no event, and ends by itself.
 
 use std::time::Duration;
 
-use unstale::cache::{Cache, CacheError, Outage, State};
+use unstale::cache::{Cache, CacheError, ConnectionState, Outage};
 use unstale::registry::{Action, Effect};
 
 use super::{HOUR, apply, cache, config, effect, run, try_apply, try_run, write};
@@ -15,19 +15,19 @@ fn effects() -> [Effect; 2] {
 
 async fn outage(cache: &Cache) -> Outage {
     let outage = try_apply(cache, &effects()).await.unwrap_err();
-    assert_ne!(cache.state(), State::Up);
+    assert_ne!(cache.state(), ConnectionState::Up);
     outage
 }
 
 async fn recovers(cache: &Cache) {
     wait_until(Duration::from_secs(10), "a probe succeeds", async || cache.probe().await.is_ok())
         .await;
-    assert_eq!(cache.state(), State::Up);
+    assert_eq!(cache.state(), ConnectionState::Up);
     assert_eq!(apply(cache, &effects()).await.unsettled, []);
 }
 
 #[tokio::test]
-async fn a_killed_redis_and_its_return() {
+async fn a_killed_redis_is_an_outage_until_it_returns() {
     let server = Redis::start().await;
     let cache = cache(&server.url(), "q").await;
     apply(&cache, &effects()).await;
@@ -41,7 +41,7 @@ async fn a_killed_redis_and_its_return() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_is_given_up_and_everything_under_way_with_it() {
+async fn a_frozen_redis_is_given_up_with_all_commands_in_flight() {
     let server = Redis::start().await;
     let cache = cache(&server.url(), "q").await;
     server.freeze();
@@ -55,7 +55,7 @@ async fn a_frozen_redis_is_given_up_and_everything_under_way_with_it() {
 }
 
 #[tokio::test]
-async fn a_primary_that_became_a_replica() {
+async fn a_primary_that_becomes_a_replica_is_an_outage() {
     let (server, other) = (Redis::start().await, Redis::start().await);
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     run::<()>(&mut redis, &["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await;
@@ -68,7 +68,7 @@ async fn a_primary_that_became_a_replica() {
 }
 
 #[tokio::test]
-async fn out_of_memory() {
+async fn a_redis_out_of_memory_is_an_outage() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
@@ -87,7 +87,7 @@ async fn out_of_memory() {
 }
 
 #[tokio::test]
-async fn too_few_replicas() {
+async fn too_few_replicas_are_an_outage() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     run::<()>(&mut redis, &["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
@@ -98,7 +98,7 @@ async fn too_few_replicas() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_loading() {
+async fn a_loading_redis_is_an_outage() {
     let server = Redis::start_with(&[
         "--enable-debug-command",
         "yes",
@@ -130,7 +130,7 @@ async fn a_redis_that_is_loading() {
 }
 
 #[tokio::test]
-async fn credentials_are_for_a_person_to_mend() {
+async fn wrong_credentials_need_an_operator() {
     let server = Redis::start().await;
     run::<()>(&mut server.connection().await, &["CONFIG", "SET", "requirepass", "right"]).await;
     for (url, code) in
@@ -145,8 +145,7 @@ async fn credentials_are_for_a_person_to_mend() {
         Cache::connect(&config(&format!("redis://:right@{}/99", server.addr())), "q").unwrap();
     let outage = other.probe().await.unwrap_err();
     assert!(
-        outage.needs_person
-            && outage.cause.contains("refuses the database that UNSTALE_REDIS_URL names"),
+        outage.needs_person && outage.cause.contains("refuses the database in UNSTALE_REDIS_URL"),
         "{outage}"
     );
     recovers(
@@ -156,7 +155,7 @@ async fn credentials_are_for_a_person_to_mend() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_by_name() {
+async fn unusable_redis_settings_are_refused_by_name() {
     let mut two = config("redis://h/");
     two.urls.push(two.urls[0].clone());
     assert!(matches!(Cache::connect(&two, "q"), Err(CacheError::Url(_))));
@@ -168,7 +167,7 @@ async fn settings_that_cannot_work_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_by_the_server_is_an_outage_once() {
+async fn a_connection_closed_by_redis_is_one_outage() {
     let server = Redis::start().await;
     let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
     try_run::<()>(&mut redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
@@ -179,7 +178,7 @@ async fn a_connection_closed_by_the_server_is_an_outage_once() {
 }
 
 #[tokio::test]
-async fn many_that_wait_for_redis_share_one_probe() {
+async fn many_waiting_callers_share_one_probe() {
     let server = Redis::start().await;
     let cache = Cache::connect(&config(&server.url()), "q").unwrap();
     server.freeze();
@@ -198,7 +197,7 @@ async fn many_that_wait_for_redis_share_one_probe() {
 /// A node of a cluster may own the probe's slot and not the key's: the probe promises what no work
 /// can keep.
 #[tokio::test]
-async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
+async fn a_redis_that_fails_after_good_probes_is_not_flooded() {
     // Without these commands it does not show that it is a node of a cluster.
     let hidden = [
         "--cluster-require-full-coverage",
@@ -234,7 +233,7 @@ async fn a_redis_that_fails_what_its_probe_promises_is_not_hammered() {
 
 /// A cluster of one shard serves every slot, and refuses only what touches two of them.
 #[tokio::test]
-async fn a_cluster_of_one_shard_is_no_single_server() {
+async fn a_cluster_of_one_shard_is_refused_as_a_single_server() {
     let server = crate::support::redis_cluster::lone_node(&[]).await;
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;

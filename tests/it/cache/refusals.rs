@@ -1,4 +1,4 @@
-//! What Redis refuses is told of the effect that it was for, and of no other.
+//! A refusal of Redis fails its own effect and no other.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn refused(message: &str) -> EffectOutcome {
 }
 
 #[tokio::test]
-async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
+async fn a_wrong_type_at_a_counter_or_tag_fails_only_its_effect() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -67,7 +67,7 @@ async fn a_counter_that_is_none_and_a_tag_that_is_no_set() {
 }
 
 #[tokio::test]
-async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
+async fn a_key_refused_by_the_acl_fails_only_its_own_effect() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     let acl =
@@ -111,7 +111,7 @@ async fn a_key_that_we_may_not_touch_leaves_its_neighbours_innocent() {
 }
 
 #[tokio::test]
-async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innocent() {
+async fn a_member_refused_by_the_acl_fails_only_its_own_tag() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     run::<()>(
@@ -158,7 +158,7 @@ async fn a_member_that_we_may_not_touch_leaves_the_other_tags_of_its_call_innoce
 }
 
 #[tokio::test]
-async fn a_command_that_is_renamed_is_refused_for_good_also_within_a_script() {
+async fn a_renamed_command_is_refused_for_good_even_within_a_script() {
     let server =
         Redis::start_with(&["--rename-command", "INCR", "", "--rename-command", "INCRBY", ""])
             .await;
@@ -181,7 +181,7 @@ async fn a_command_that_is_renamed_is_refused_for_good_also_within_a_script() {
 }
 
 #[tokio::test]
-async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
+async fn a_probe_without_rights_names_what_to_grant() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["ACL", "SETUSER", "worker", "on", ">pw", "+@all", "~ours:*"]).await;
@@ -195,7 +195,7 @@ async fn without_a_right_to_our_own_keys_the_probe_says_what_to_grant() {
 }
 
 #[tokio::test]
-async fn rules_whose_keys_the_acl_refuses_are_warned_of_at_start() {
+async fn keys_refused_by_the_acl_are_reported_at_start() {
     let rules = r#"
 events:
   shop.changed: { effects: [ { delete: "shop:{id}" }, { invalidate_tags: "shop:{id}" } ] }

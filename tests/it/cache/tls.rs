@@ -14,7 +14,7 @@ fn file(name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_private_authority_and_a_clients_certificate() {
+async fn redis_over_tls_takes_a_private_authority_and_a_client_certificate() {
     let port = port::free().to_string();
     // A server of another root sees temporary files, and not this repository.
     let seen = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Each verb does in Redis what the documentation says.
+//! Each verb has its documented effect in Redis.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ fn hits(rule: u32, yes: u64, no: u64) -> KeyHits {
 }
 
 #[tokio::test]
-async fn delete_counts_what_was_there_by_rule() {
+async fn delete_counts_existing_keys_by_rule() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -39,7 +39,7 @@ async fn delete_counts_what_was_there_by_rule() {
 }
 
 #[tokio::test]
-async fn bump_starts_at_two_and_adds_up() {
+async fn bump_version_starts_at_two_and_adds_up() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -147,7 +147,7 @@ async fn warm_deletes_now_and_leaves_the_load_to_the_slow_lane() {
 }
 
 #[tokio::test]
-async fn many_keys_take_many_chunks_and_batches_take_hold_in_the_order_of_their_first_poll() {
+async fn batches_of_many_chunks_take_effect_in_the_order_of_their_first_poll() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);
@@ -163,7 +163,7 @@ async fn many_keys_take_many_chunks_and_batches_take_hold_in_the_order_of_their_
 
 /// A worker spawns what it applies.
 #[tokio::test]
-async fn applying_may_move_between_threads() {
+async fn a_plan_can_be_applied_on_another_thread() {
     let server = support::redis().await;
     let cache = std::sync::Arc::new(cache(&server.url(), "q").await);
     let key = Names::new().of("k");
@@ -175,7 +175,7 @@ async fn applying_may_move_between_threads() {
 }
 
 #[tokio::test]
-async fn a_flush_of_the_scripts_goes_unnoticed() {
+async fn a_script_flush_does_not_disturb_a_batch() {
     let (names, server) = (Names::new(), support::redis().await);
     let (cache, mut redis) =
         (cache(&server.url(), &names.of("q")).await, server.connection().await);

@@ -1,5 +1,5 @@
-//! An older write neither replaces a newer one nor revives what a newer event deleted: the fence
-//! stands in its key's slot.
+//! An older write neither replaces a newer one nor revives a value that a newer event deleted. The
+//! fence is in its key's slot.
 
 use redis::AsyncCommands as _;
 use unstale::registry::{Action, Effect};
@@ -9,7 +9,7 @@ use crate::cache::{HOUR, Names, apply, at, effect, write};
 use crate::support;
 
 #[tokio::test]
-async fn what_is_older_is_refused_whatever_became_of_the_newer() {
+async fn an_older_version_is_refused_even_after_the_newer_value_is_gone() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let tag = names.of("t");
@@ -44,10 +44,10 @@ async fn what_is_older_is_refused_whatever_became_of_the_newer() {
     }
 }
 
-/// Whoever wrote it died before the key was in its set once more, another worker had emptied that
+/// The writer died before the key was in its set once more, another worker had emptied that
 /// meanwhile, and an invalidation found nothing in it.
 #[tokio::test]
-async fn what_stood_outside_its_tag_goes_when_its_event_comes_again() {
+async fn a_value_outside_its_tags_set_is_deleted_by_the_repeated_event() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (tag, key, untagged) = (names.of("t"), names.of("k"), names.of("u"));

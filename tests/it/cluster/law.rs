@@ -1,4 +1,4 @@
-//! A batch leaves a cluster as its effects would one by one.
+//! A batch in a cluster has the same result as its effects one by one.
 
 use proptest::prelude::*;
 use redis::AsyncCommands;
@@ -90,7 +90,7 @@ impl Scene {
 }
 
 #[test]
-fn a_batch_leaves_a_cluster_as_its_effects_would_one_by_one() {
+fn a_batch_in_a_cluster_has_the_same_result_as_its_effects_one_by_one() {
     let unversioned =
         |effects: &mut Vec<Effect>| effects.iter_mut().for_each(|effect| effect.version = None);
     Scene::new().compare(unversioned, |together, singly| together == singly);
@@ -100,7 +100,7 @@ fn a_batch_leaves_a_cluster_as_its_effects_would_one_by_one() {
 /// batch made it unseen: an invalidation may turn the value that is there into a miss. Never may
 /// there be another value, nor another fence.
 #[test]
-fn with_versions_a_batch_leaves_the_same_fences_and_no_other_value() {
+fn a_versioned_batch_leaves_the_same_fences_and_values() {
     // A counter that is such a miss starts anew.
     let without_counters =
         |effects: &mut Vec<Effect>| effects.retain(|effect| effect.action != Action::BumpVersion);

@@ -1,10 +1,10 @@
-//! A value loaded before an invalidation is not to be read after it, though key, tag and sequence
+//! A value loaded before an invalidation is not readable after it, even if key, tag and sequence
 //! are on three nodes.
 
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use unstale::cache::{Cache, Fill, Grant, new_token};
+use unstale::cache::{Cache, FillOutcome, Grant, new_token};
 use unstale::registry::{Action, Expiry};
 
 use super::{cache, get, members};
@@ -22,14 +22,20 @@ async fn grant(cache: &Cache, key: &str) -> (String, u64) {
 }
 
 #[tokio::test]
-async fn one_holder_fills_and_the_next_may_load_then() {
+async fn the_next_reader_may_load_after_the_holder_has_filled() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (key, tags) = (names.of("k"), ["t", "u", "v"].map(|tag| names.of(tag)));
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
-    assert_eq!(cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(), Fill::Refused);
-    assert_eq!(cache.fill(&key, &token, since, b"fresh", HOUR, &tags).await.unwrap(), Fill::Filled);
+    assert_eq!(
+        cache.fill(&key, "another", since, b"x", HOUR, &[]).await.unwrap(),
+        FillOutcome::Refused
+    );
+    assert_eq!(
+        cache.fill(&key, &token, since, b"fresh", HOUR, &tags).await.unwrap(),
+        FillOutcome::Filled
+    );
     assert_eq!(get(&mut redis, &key).await.as_deref(), Some("fresh"));
     for tag in &tags {
         assert_eq!(members(&mut redis, tag).await, [key.as_str()]);
@@ -42,7 +48,7 @@ async fn one_holder_fills_and_the_next_may_load_then() {
 }
 
 #[tokio::test]
-async fn whatever_invalidates_the_key_voids_its_lease() {
+async fn every_invalidation_of_a_key_voids_its_lease() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let tag = names.of("t");
@@ -68,7 +74,7 @@ async fn whatever_invalidates_the_key_voids_its_lease() {
             apply(&cache, &[effect(0, target, action.clone())]).await;
             assert_eq!(
                 cache.fill(&key, &token, since, b"stale", HOUR, &[]).await.unwrap(),
-                Fill::Refused,
+                FillOutcome::Refused,
                 "{key} {action:?}"
             );
         }
@@ -92,20 +98,20 @@ async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_ye
                 .fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag))
                 .await
                 .unwrap(),
-            Fill::Refused
+            FillOutcome::Refused
         );
         assert_eq!(get(&mut redis, &key).await, None);
     }
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(
         cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(),
-        Fill::Filled
+        FillOutcome::Filled
     );
 }
 
 /// A failover may lose the last steps of the sequence.
 #[tokio::test]
-async fn a_sequence_that_went_back_does_not_let_a_stale_value_in() {
+async fn a_sequence_set_back_admits_no_stale_value() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (key, tag) = (names.of("k"), names.of("t"));
@@ -116,6 +122,6 @@ async fn a_sequence_that_went_back_does_not_let_a_stale_value_in() {
     cache.invalidate_tag(&tag).await.unwrap();
     assert_eq!(
         cache.fill(&key, &token, since, b"stale", HOUR, &[tag]).await.unwrap(),
-        Fill::Refused
+        FillOutcome::Refused
     );
 }

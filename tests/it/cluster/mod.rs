@@ -1,7 +1,5 @@
-//! Redis Cluster: keys, tags and leases in whatever slots they fall into, slots that move,
-//! primaries that die.
+//! Redis Cluster: keys, tags and leases in all slots, slots that move, primaries that die.
 
-mod again;
 mod failover;
 mod fences;
 mod law;
@@ -9,8 +7,9 @@ mod leases;
 mod moves;
 mod outages;
 mod permissions;
-mod prune;
 mod readers;
+mod second_deletes;
+mod tag_maintenance;
 mod tags;
 pub(crate) mod traffic;
 mod verbs;
@@ -32,7 +31,7 @@ pub(crate) fn config(cluster: &RedisCluster) -> RedisConfig {
     RedisConfig { urls, mode: RedisMode::Cluster, ..crate::cache::config("redis://h/") }
 }
 
-/// A cache that stands.
+/// A connected cache.
 pub(crate) async fn cache(cluster: &RedisCluster, queue: &str) -> Cache {
     let cache = Cache::connect(&config(cluster), queue).unwrap();
     cache.probe().await.unwrap();

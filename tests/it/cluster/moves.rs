@@ -1,4 +1,4 @@
-//! Slots that move: commands wait or follow, and no event ever hears of it.
+//! Slots that move: commands wait or follow, and no event fails.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::end_to_end::stage::Stage;
 use crate::support::{self, RedisCluster, wait_until};
 
 #[tokio::test]
-async fn a_slot_that_is_on_its_way_is_followed() {
+async fn a_moving_slot_is_followed() {
     let (names, cluster) = (Names::new(), RedisCluster::start().await);
     let (cache, mut redis) = (cache(&cluster, "q").await, cluster.client().await);
     // All in one slot.
@@ -74,13 +74,13 @@ async fn a_slot_that_is_on_its_way_is_followed() {
     // And once more where it is now.
     assert_eq!(apply(&cache, &[effect(0, key("new"), Action::Delete)]).await.unsettled, []);
     assert_eq!(get(&mut redis, &key("new")).await, None);
-    assert_eq!(cache.state(), unstale::cache::State::Up, "nothing of it was an outage");
+    assert_eq!(cache.state(), unstale::cache::ConnectionState::Up, "nothing of it was an outage");
 }
 
 /// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes
 /// tell each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_name_each_other_are_not_stormed() {
+async fn nodes_that_redirect_to_each_other_are_not_flooded() {
     let (names, cluster) = (Names::new(), RedisCluster::start().await);
     let cache = cache(&cluster, "q").await;
     let key = names.of("key");
@@ -115,7 +115,7 @@ async fn nodes_that_name_each_other_are_not_stormed() {
 }
 
 #[tokio::test]
-async fn scripts_that_a_node_has_forgotten_are_sent_again() {
+async fn scripts_unknown_to_a_node_are_sent_again() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     for round in ["1", "2"] {

@@ -1,8 +1,8 @@
-//! What is the cluster's own trouble is blamed on no event, and ends by itself.
+//! An outage of the cluster fails no event, and ends by itself.
 
 use std::time::Duration;
 
-use unstale::cache::{Cache, CacheError, State};
+use unstale::cache::{Cache, CacheError, ConnectionState};
 use unstale::config::{RedisConfig, SecretUrl};
 use unstale::registry::Action;
 
@@ -12,7 +12,7 @@ use crate::support::{self, RedisCluster, wait_until};
 
 /// Events reach all of them: one that is away is an outage of the whole.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
+async fn a_lost_node_is_an_outage_until_its_replica_takes_over() {
     let cluster = RedisCluster::start_with(Duration::from_secs(3), &[]).await;
     let cache = cache(&cluster, "q").await;
     let effects: Vec<_> = (0..100).map(|n| effect(0, format!("k{n}"), Action::Delete)).collect();
@@ -21,7 +21,7 @@ async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
     cluster.nodes[1].kill();
     let outage = try_apply(&cache, &effects).await.unwrap_err();
     assert!(!outage.needs_person, "{outage}");
-    assert_ne!(cache.state(), State::Up);
+    assert_ne!(cache.state(), ConnectionState::Up);
     wait_until(Duration::from_secs(20), "the replica takes writes", async || {
         cache.probe().await.is_ok()
     })
@@ -32,7 +32,7 @@ async fn a_node_that_is_away_is_an_outage_and_its_replica_ends_it() {
 }
 
 #[tokio::test]
-async fn slots_that_nobody_serves_are_told() {
+async fn slots_without_a_node_are_reported() {
     let server =
         crate::support::redis_cluster::lone_node(&["--cluster-require-full-coverage", "no"]).await;
     let mut redis = server.connection().await;
@@ -54,7 +54,7 @@ async fn slots_that_nobody_serves_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_no_cluster_and_what_cannot_be_one_is_told() {
+async fn a_single_server_and_wrong_urls_are_refused_as_a_cluster() {
     let server = support::redis().await;
     let urls = |url: String| vec![SecretUrl::new(url.parse().unwrap())];
     let settings = |url: String| RedisConfig {
@@ -63,7 +63,7 @@ async fn what_is_no_cluster_and_what_cannot_be_one_is_told() {
         ..crate::cache::config("redis://h/")
     };
     let outage = Cache::connect(&settings(server.url()), "q").unwrap().probe().await.unwrap_err();
-    assert!(outage.needs_person && outage.cause.contains("is it a cluster"), "{outage}");
+    assert!(outage.needs_person && outage.cause.contains("check that it is a cluster"), "{outage}");
     let error = Cache::connect(&settings(server.db_url(3)), "q").unwrap_err();
     assert!(matches!(&error, CacheError::Url(cause) if cause.contains("database 0")), "{error}");
 }

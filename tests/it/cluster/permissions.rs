@@ -1,11 +1,10 @@
-//! The documented ACL and what it needs beside it in a cluster, against all that the worker does
-//! there.
+//! The documented ACL for a cluster, against everything that the worker does there.
 
 use std::time::Duration;
 
 use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Cache, Entered, Fill, Grant, Tick, Turn};
+use unstale::cache::{Cache, Entered, FillOutcome, Grant, HealTurn, Tick};
 use unstale::config::{RedisConfig, SecretUrl};
 use unstale::plan::EffectOutcome;
 use unstale::registry::Action;
@@ -45,12 +44,12 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
         .setting_aside_for(Duration::from_millis(200));
     cache.probe().await.unwrap();
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+    assert!(matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)));
     cache.renew_heal().await.unwrap();
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     assert!(matches!(cache.tick(1).await.unwrap(), Tick::Good(_)));
-    cache.hold_mark("replay", 1).await.unwrap();
-    cache.release_mark("replay").await.unwrap();
+    cache.hold_checkpoint("replay", 1).await.unwrap();
+    cache.release_checkpoint("replay").await.unwrap();
     let mut redis = cluster.client().await;
     let members: Vec<String> = (0..600).map(|n| format!("shop:member:{n}")).collect();
     let _: () = redis.sadd("cache_tag:big", &members).await.unwrap();
@@ -73,15 +72,15 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     mover.end(moving, from, (from + 1) % 3).await;
     assert!(cache.drain_tag("big", &CancellationToken::new(), |_, _| {}).await.unwrap().complete);
     assert!(cache.drain_all(&CancellationToken::new(), |_, _| {}).await.unwrap().complete);
-    assert!(cache.lock_upkeep("token", Duration::from_secs(10)).await.unwrap());
+    assert!(cache.lock_tag_maintenance("token", Duration::from_secs(10)).await.unwrap());
     for member in ["shop:gone", "shop:back"] {
         let _: () = redis.sadd("cache_tag:pruned", member).await.unwrap();
     }
     assert!(cache.tag_sets(0).await.unwrap().next != 0, "the next primary");
-    assert_eq!(cache.prune_slice(b"cache_tag:pruned", 0, false).await.unwrap().gone, 2);
+    assert_eq!(cache.maintain_slice(b"cache_tag:pruned", 0, false).await.unwrap().gone, 2);
     let _: () = redis.set("shop:back", "v").await.unwrap();
     wait_until(Duration::from_secs(10), "they are looked at again", async || {
-        cache.settle_aside(b"cache_tag:pruned").await.unwrap()
+        cache.take_second_look(b"cache_tag:pruned").await.unwrap()
     })
     .await;
     assert_eq!(redis.smembers::<_, Vec<String>>("cache_tag:pruned").await.unwrap(), ["shop:back"]);
@@ -92,7 +91,7 @@ async fn the_documented_acl_is_enough_for_a_cluster() {
     };
     assert_eq!(
         cache.fill("shop:page", "token", since, b"v", HOUR, &["t".into()]).await.unwrap(),
-        Fill::Filled
+        FillOutcome::Filled
     );
     cache.release_lease("shop:page", "token").await.unwrap();
 }

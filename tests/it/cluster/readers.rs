@@ -1,5 +1,5 @@
-//! Leasing readers beside invalidations, while slots move and primaries are replaced: what they are
-//! given is never older than the last invalidation that had taken hold when they asked.
+//! Readers with leases beside invalidations, while slots move and primaries are replaced. A read is
+//! never older than the last invalidation that had taken effect when it began.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ fn tag(n: usize) -> String {
 }
 
 /// What keys are loaded from: how often each has changed, and the change whose invalidation has
-/// taken hold.
+/// taken effect.
 #[derive(Default)]
 struct Source {
     changes: [AtomicU64; KEYS],

@@ -1,4 +1,4 @@
-//! Tags whose members live in all slots.
+//! Tags with members in all slots.
 
 use redis::AsyncCommands;
 use redis::cluster_async::ClusterConnection;
@@ -28,7 +28,7 @@ async fn left(redis: &mut ClusterConnection, prefix: &str, keys: usize) -> usize
 }
 
 #[tokio::test]
-async fn a_small_tag_goes_at_once() {
+async fn a_small_tag_is_deleted_at_once() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (tag, key) = (names.of("t"), names.of("k"));
@@ -52,7 +52,7 @@ async fn a_small_tag_goes_at_once() {
 }
 
 #[tokio::test]
-async fn a_big_tag_is_detached_and_drained_by_whoever_comes() {
+async fn a_big_tag_is_detached_and_drained_by_any_worker() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let queue = names.of("q");
     let (one, mut redis) = (cache(cluster, &queue).await, cluster.client().await);
@@ -84,7 +84,7 @@ async fn a_big_tag_is_detached_and_drained_by_whoever_comes() {
 
 /// What a worker that died between the two left behind.
 #[tokio::test]
-async fn what_was_detached_and_not_deleted_is_found_again() {
+async fn a_detached_set_that_was_not_drained_is_found_again() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (tag, key) = (names.of("t"), names.of("k"));
@@ -126,7 +126,7 @@ async fn within_a_batch_writes_and_invalidations_of_their_tags_keep_their_order(
 }
 
 #[tokio::test]
-async fn own_keys_among_the_members_stay() {
+async fn unstales_own_keys_among_the_members_stay() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let own = format!("unstale:{}", names.of("own"));

@@ -1,4 +1,4 @@
-//! Each verb, on keys in every node's slots, and what is told of it.
+//! Each verb, on keys in every node's slots, and its reported outcome.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn every_verb_reaches_the_node_of_its_key() {
 }
 
 #[tokio::test]
-async fn plans_take_hold_in_the_order_of_their_first_poll() {
+async fn plans_take_effect_in_a_cluster_in_the_order_of_their_first_poll() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let tag = names.of("t");
@@ -81,7 +81,7 @@ async fn plans_take_hold_in_the_order_of_their_first_poll() {
 }
 
 #[tokio::test]
-async fn what_redis_refuses_is_told_of_the_effect_that_it_was_for() {
+async fn a_refusal_fails_only_its_own_effect() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let (text, tag, key) = (names.of("text"), names.of("no-set"), names.of("k"));
@@ -117,7 +117,7 @@ async fn what_redis_refuses_is_told_of_the_effect_that_it_was_for() {
 
 /// Its lease and its fence would be in another slot.
 #[tokio::test]
-async fn a_key_without_side_keys_is_deleted_and_told_unresolvable() {
+async fn a_key_without_side_keys_is_deleted_and_unresolvable() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
     let keys = ["a}1", "a}2", "a}3", "a}4"].map(|key| names.of(key));

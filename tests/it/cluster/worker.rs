@@ -1,4 +1,4 @@
-//! Every verb from a stranger's publish to the cluster, by the real worker.
+//! Every verb from an application's publish to the cluster, by the real worker.
 
 use redis::AsyncCommands;
 use redis::cluster_async::ClusterConnection;
@@ -38,7 +38,7 @@ async fn gone(redis: &mut ClusterConnection, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_verb_from_publish_to_cluster() {
+async fn every_verb_works_from_publish_to_cluster() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);
     let prefix = names.of("shop");
     let mut redis = cluster.client().await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use unstale::cache::{Cache, Entered, HealRecord, Tick, Turn};
+use unstale::cache::{Cache, Entered, HealRecord, HealTurn, Tick};
 use unstale::registry::Action;
 
 use super::{USERS, WITHIN, heals, publish};
@@ -105,7 +105,7 @@ async fn wait_primary(cluster: &RedisCluster, node: usize) {
 async fn last_heal(cluster: &RedisCluster, stage: &Stage) -> Option<HealRecord> {
     let cache = Cache::connect(&config(cluster), &stage.queue).unwrap();
     cache.probe().await.unwrap();
-    let marks = cache.read_marks().await.unwrap();
+    let marks = cache.read_checkpoints().await.unwrap();
     assert!(!marks.is_wanted());
     marks.last_heal()
 }
@@ -334,7 +334,7 @@ async fn a_primary_that_all_marks_have_left_is_healed_after_the_next_outage() {
 async fn entered(cluster: &RedisCluster) -> Cache {
     let cache = cache(cluster, "q").await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
-        assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+        assert!(matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)));
         assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     }
     cache
@@ -385,9 +385,9 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
         wait_until(SOON, "the cluster answers", async || cache.probe().await.is_ok()).await;
         assert!(matches!(cache.enter(300).await.unwrap(), Entered::ToHeal(_)));
     }
-    let Turn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
+    let HealTurn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
     assert_eq!(marks.lowest_ms(), Some(1), "as it was in the snapshot");
-    assert_eq!(other.take_heal().await.unwrap(), Turn::Anothers);
+    assert_eq!(other.take_heal().await.unwrap(), HealTurn::Anothers);
     // A loss on any primary during the heal is noticed as well.
     let during = cluster.nodes[0].snapshot().await;
     one.renew_heal().await.unwrap();
@@ -399,7 +399,7 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
 
     assert!(matches!(one.enter(300).await.unwrap(), Entered::ToHeal(_)));
     assert!(
-        matches!(one.take_heal().await.unwrap(), Turn::Ours(_)),
+        matches!(one.take_heal().await.unwrap(), HealTurn::Ours(_)),
         "its own locks do not keep it waiting"
     );
     try_apply(&one, &[effect(0, "a", Action::Delete), effect(0, "b", Action::Delete)])
@@ -415,13 +415,13 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     };
     assert!(one.finish_heal(Some(&record), &[], 300).await.unwrap());
     wait_until(SOON, "the cluster answers", async || other.probe().await.is_ok()).await;
-    assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
+    assert_eq!(other.take_heal().await.unwrap(), HealTurn::Done);
     assert!(matches!(other.enter(300).await.unwrap(), Entered::Good(_)), "healed by the first");
-    let marks = one.read_marks().await.unwrap();
+    let marks = one.read_checkpoints().await.unwrap();
     assert_eq!((marks.last_heal().unwrap().count, marks.is_wanted()), (1, false));
-    one.hold_mark("replay", 7).await.unwrap();
-    assert_eq!(one.read_marks().await.unwrap().lowest_ms(), Some(7));
-    one.release_mark("replay").await.unwrap();
+    one.hold_checkpoint("replay", 7).await.unwrap();
+    assert_eq!(one.read_checkpoints().await.unwrap().lowest_ms(), Some(7));
+    one.release_checkpoint("replay").await.unwrap();
     assert!(
         matches!(one.tick(300).await.unwrap(), Tick::Good(marks) if marks.lowest_ms() == Some(300))
     );

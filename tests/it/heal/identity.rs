@@ -134,7 +134,7 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
             .unwrap();
     }
     // A command's checkpoint does not count as a worker's.
-    cache(&server).await.hold_mark("replay", 7).await.unwrap();
+    cache(&server).await.hold_checkpoint("replay", 7).await.unwrap();
     let Entered::ToHeal(marks) = cache(&server).await.enter(1).await.unwrap() else {
         panic!("they are older than 10 s")
     };

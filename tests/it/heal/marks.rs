@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use unstale::cache::{
-    Cache, Died, Doubt, Entered, HealFrom, HealProgress, HealRecord, LowWatermark, OwedHeal, Tick,
-    Turn,
+    Cache, DeadlyRange, Doubt, Entered, HealFrom, HealProgress, HealRecord, HealTurn, LowWatermark,
+    OwedHeal, Tick,
 };
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectRef};
@@ -37,7 +37,7 @@ pub(super) async fn probe(cache: &Cache) {
 pub(super) async fn worker(server: &Redis) -> Cache {
     let cache = cache(server).await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
-        assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+        assert!(matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)));
         assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     }
     cache
@@ -83,7 +83,7 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
         panic!("each restart is answered by a heal")
     };
     assert_eq!(marks.doubt(), Doubt::Replaced, "nobody says that anything was lost");
-    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+    assert!(matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)));
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
     // The answer is lost, although the command took effect.
     server.freeze();
@@ -138,9 +138,9 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     let Entered::ToHeal(_) = one.enter(100).await.unwrap() else { panic!("it lost a tick") };
     // It has lost nothing, but waits like all others.
     assert!(matches!(idle.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    let Turn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
+    let HealTurn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
     assert_eq!(marks.lowest_ms(), Some(1), "as it was in the snapshot");
-    assert_eq!(other.take_heal().await.unwrap(), Turn::Anothers);
+    assert_eq!(other.take_heal().await.unwrap(), HealTurn::Anothers);
     delete(&one, "a").await.unwrap();
     one.renew_heal().await.unwrap();
     let record = HealRecord {
@@ -152,11 +152,11 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
         ..HealRecord::default()
     };
     assert!(one.finish_heal(Some(&record), &[], 100).await.unwrap());
-    assert_eq!(other.take_heal().await.unwrap(), Turn::Done);
+    assert_eq!(other.take_heal().await.unwrap(), HealTurn::Done);
     for cache in [&other, &idle] {
         assert!(matches!(cache.enter(200).await.unwrap(), Entered::Good(_)), "healed by the first");
     }
-    assert_eq!(one.read_marks().await.unwrap().last_heal().unwrap().count, 1);
+    assert_eq!(one.read_checkpoints().await.unwrap().last_heal().unwrap().count, 1);
     assert!(matches!(one.tick(100).await.unwrap(), Tick::Good(_)));
 }
 
@@ -170,7 +170,7 @@ async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     server.restore(&before).await;
     probe(&cache).await;
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    assert!(matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)));
+    assert!(matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)));
     let during = server.snapshot().await;
     delete(&cache, "a").await.unwrap();
     server.restore(&during).await;
@@ -180,7 +180,7 @@ async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     assert!(!cache.finish_heal(None, &[], 1).await.unwrap());
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     assert!(
-        matches!(cache.take_heal().await.unwrap(), Turn::Ours(_)),
+        matches!(cache.take_heal().await.unwrap(), HealTurn::Ours(_)),
         "its own lock does not keep it waiting"
     );
     assert!(cache.finish_heal(None, &[], 1).await.unwrap());
@@ -201,7 +201,7 @@ async fn marks_of_the_dead_go_after_an_hour() {
     let mut fields: Vec<String> = redis.hkeys(MARKS).await.unwrap();
     fields.retain(|field| field != cache.id() && field != "server");
     assert_eq!(fields, ["dying"]);
-    assert_eq!(cache.read_marks().await.unwrap().lowest_ms(), Some(5));
+    assert_eq!(cache.read_checkpoints().await.unwrap().lowest_ms(), Some(5));
 }
 
 /// The last heal's lock expires within 3 s of its worker's death.
@@ -209,7 +209,7 @@ async fn take_over(cache: &Cache) -> HealProgress {
     probe(cache).await;
     let mut taken = None;
     wait_until(Duration::from_secs(6), "the turn comes", async || {
-        if let Turn::Ours(marks) = cache.take_heal().await.unwrap() {
+        if let HealTurn::Ours(marks) = cache.take_heal().await.unwrap() {
             taken = Some(marks.take_over_progress(
                 cache,
                 HealFrom { offset: Some(5), time: None },
@@ -237,7 +237,7 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     (progress.applied_to, progress.in_work, progress.passed_over) =
         (Some(20), Some((20, 30)), vec![7]);
     one.note_heal_progress(&progress).await.unwrap();
-    let died = Some(Died { first: 20, end: 30, workers: vec![one.id().to_owned()] });
+    let died = Some(DeadlyRange { first: 20, end: 30, workers: vec![one.id().to_owned()] });
     drop(one);
 
     let found = take_over(&other).await;
@@ -253,10 +253,10 @@ async fn a_heal_goes_on_where_the_one_before_it_died() {
     let during = server.snapshot().await;
     server.restore(&during).await;
     let again = take_over(&stranger).await;
-    let died = Some(Died { first: 40, end: 50, workers: vec![other.id().to_owned()] });
+    let died = Some(DeadlyRange { first: 40, end: 50, workers: vec![other.id().to_owned()] });
     assert_eq!((again.applied_to, again.died, again.passed_over), (None, died, vec![7]));
     assert!(stranger.finish_heal(None, &[], 1).await.unwrap());
-    assert_eq!(stranger.read_marks().await.unwrap().progress(), None);
+    assert_eq!(stranger.read_checkpoints().await.unwrap().progress(), None);
 }
 
 /// The worker stops cleanly, or another takes its lock while it is cut off from Redis.
@@ -274,7 +274,9 @@ async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
     one.note_heal_progress(&progress).await.unwrap();
     one.yield_heal_of(one.id()).await.unwrap();
     probe(&other).await;
-    let Turn::Ours(marks) = other.take_heal().await.unwrap() else { panic!("it gave the turn up") };
+    let HealTurn::Ours(marks) = other.take_heal().await.unwrap() else {
+        panic!("it gave the turn up")
+    };
     let mut found =
         marks.take_over_progress(&other, HealFrom { offset: Some(5), time: None }, "rules");
     assert_eq!((found.applied_to, &found.died), (Some(20), &None));
@@ -283,7 +285,7 @@ async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
     // The other worker loses its lock, and reports that it is alive only after it was counted as
     // dead.
     let third = take_over(&one).await;
-    assert_eq!(third.died.as_ref().map(Died::deaths), Some(1));
+    assert_eq!(third.died.as_ref().map(DeadlyRange::deaths), Some(1));
     one.note_heal_progress(&third).await.unwrap();
     other.yield_heal_of(other.id()).await.unwrap();
     assert_eq!(one.without_survivors(third).await.unwrap().died, None);
@@ -302,14 +304,14 @@ async fn a_worker_that_ends_leaves_what_it_let_go_of_to_the_others() {
     assert_eq!(gone, [format!("stopped:{}", one.id())]);
     assert_eq!(marks.lowest_of(|field| gone.iter().any(|gone| gone == field)), Some(low));
     other.take_over(&gone).await.unwrap();
-    assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
+    assert_eq!(other.read_checkpoints().await.unwrap().lowest(), Some(200.into()));
     // With everything settled, and another worker to cover the queue, nothing is left at all.
     let third = worker(&server).await;
     third.leave(50, true).await.unwrap();
-    assert_eq!(other.read_marks().await.unwrap().lowest(), Some(200.into()));
+    assert_eq!(other.read_checkpoints().await.unwrap().lowest(), Some(200.into()));
     // The last worker leaves its low watermark in any case.
     other.leave(300, true).await.unwrap();
-    assert_eq!(cache(&server).await.read_marks().await.unwrap().lowest_ms(), Some(300));
+    assert_eq!(cache(&server).await.read_checkpoints().await.unwrap().lowest_ms(), Some(300));
 }
 
 /// A worker that was silent for long, and not dead, finds its number and covers its deliveries
@@ -328,10 +330,10 @@ async fn a_worker_that_was_taken_for_dead_goes_on() {
     let Tick::Good(marks) = other.tick(200).await.unwrap() else { panic!("nothing is lost") };
     assert_eq!(marks.gone(other.id()), [silent.id()]);
     other.take_over(&[silent.id().to_owned()]).await.unwrap();
-    assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(200));
+    assert_eq!(other.read_checkpoints().await.unwrap().lowest_ms(), Some(200));
     delete(&silent, "a").await.unwrap();
     assert!(matches!(silent.tick(150).await.unwrap(), Tick::Good(_)));
-    assert_eq!(other.read_marks().await.unwrap().lowest_ms(), Some(150));
+    assert_eq!(other.read_checkpoints().await.unwrap().lowest_ms(), Some(150));
 }
 
 /// Two debts of one worker count as two, and the earlier place counts. A debt that is owed twice is
@@ -345,11 +347,17 @@ async fn a_second_debt_of_a_worker_does_not_replace_the_first() {
     cache.owe_heal(&first).await.unwrap();
     cache.owe_heal(&OwedHeal::new(from(9), "the second", 1)).await.unwrap();
     cache.owe_heal(&first).await.unwrap();
-    let all = cache.read_marks().await.unwrap().owed().all.unwrap();
+    let all = cache.read_checkpoints().await.unwrap().owed().all.unwrap();
     assert_eq!(all.from, from(5));
     let fields: Vec<String> = server.connection().await.hkeys(MARKS).await.unwrap();
     assert_eq!(fields.iter().filter(|field| field.starts_with("owed:")).count(), 2, "{fields:?}");
     assert!(
-        cache.read_marks().await.unwrap().gone("").iter().all(|field| !field.starts_with("owed:"))
+        cache
+            .read_checkpoints()
+            .await
+            .unwrap()
+            .gone("")
+            .iter()
+            .all(|field| !field.starts_with("owed:"))
     );
 }

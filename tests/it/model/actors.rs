@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
-use unstale::cache::{Again, Cache, READER_SCRIPTS};
+use unstale::cache::{Cache, READER_SCRIPTS, SecondDelete};
 use unstale::config::RedisConfig;
 use unstale::reader::{Options, Reader};
 
@@ -191,7 +191,7 @@ pub(super) async fn second_passes(
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     hands.tap.dies_after(dies_after);
-    let passes = hands.cache().pass_again("second passes").await;
+    let passes = hands.cache().run_second_deletes("second passes").await;
     // Time at which it asked for the due ones, which may be long after it was permitted to.
     if let Some(start) = hands.tap.began().filter(|_| !hands.tap.is_dead()) {
         let passes = passes.unwrap();
@@ -199,7 +199,7 @@ pub(super) async fn second_passes(
         let events: Vec<usize> = passes
             .due
             .iter()
-            .filter_map(unstale::cache::Due::target)
+            .filter_map(unstale::cache::DueSecondDelete::target)
             .map(|due| world.made(again(due)))
             .collect();
         world.ended(&world.begin(events, start), turns.now());
@@ -208,13 +208,13 @@ pub(super) async fn second_passes(
     world.check().await;
 }
 
-pub(super) fn again(due: Again<'_>) -> Change {
+pub(super) fn again(due: SecondDelete<'_>) -> Change {
     let place = |names: &[&str], name: &str| {
         names.iter().position(|other| *other == name).expect("a name of ours")
     };
     match due {
-        Again::Key(key) => Change::Delete { key: place(&KEYS, key), order: None },
-        Again::Tag(tag) => Change::InvalidateTag(place(&TAGS, tag)),
+        SecondDelete::Key(key) => Change::Delete { key: place(&KEYS, key), order: None },
+        SecondDelete::Tag(tag) => Change::InvalidateTag(place(&TAGS, tag)),
     }
 }
 
@@ -241,13 +241,14 @@ pub(super) async fn upkeep(
             1 | 2 => {
                 world.advance(ASIDE_FILLED_FOR * 2).await;
                 for tag in 0..TAGS.len() {
-                    let settled = cache.settle_aside(set(tag).as_bytes()).await;
+                    let settled = cache.take_second_look(set(tag).as_bytes()).await;
                     assert!(settled.is_ok() || hands.tap.is_dead(), "{settled:?}");
                 }
             }
             _ => {
-                let pruned =
-                    cache.prune_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false).await;
+                let pruned = cache
+                    .maintain_slice(set(random.usize(..TAGS.len())).as_bytes(), 0, false)
+                    .await;
                 assert!(pruned.is_ok() || hands.tap.is_dead(), "{pruned:?}");
             }
         }

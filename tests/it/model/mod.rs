@@ -143,7 +143,7 @@ impl Bench {
         let hands = self.hands(0);
         match cast.extra {
             Extra::None | Extra::LaterReplay(_) => {}
-            Extra::SecondPasses => {
+            Extra::SecondDeletes => {
                 let (key, its) = (random.usize(..KEYS.len()), fork(random));
                 actors.push(Box::new(move |turns| {
                     Box::pin(actors::stranger(world, turns, key, its))
@@ -189,7 +189,7 @@ impl Bench {
             actors.push(self.replay(world, cast, past, random));
             steps = interleave(actors, steps, cast.is_shown, &mut choose).await;
         }
-        if cast.extra == Extra::SecondPasses {
+        if cast.extra == Extra::SecondDeletes {
             let last: Actor<'_> =
                 Box::new(|turns| Box::pin(actors::second_passes(world, hands, turns, None)));
             steps = interleave(vec![last], steps, cast.is_shown, choose).await;
@@ -307,7 +307,7 @@ impl Bench {
             let world = World::new(
                 connections.clone(),
                 cast.leaning,
-                cast.extra == Extra::SecondPasses,
+                cast.extra == Extra::SecondDeletes,
                 &mut random,
             );
             world.ask_all(&redis::cmd("FLUSHDB")).await;
@@ -390,7 +390,7 @@ struct Cast {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extra {
     None,
-    SecondPasses,
+    SecondDeletes,
     Upkeep,
     Replay,
     /// Replay after everything is done. Redis has lost everything, or only its fences.
@@ -400,7 +400,7 @@ enum Extra {
 impl Cast {
     fn new(wrong: Option<Wrong>, random: &mut fastrand::Rng) -> Self {
         let extra = match random.u8(..12) {
-            0..=2 => Extra::SecondPasses,
+            0..=2 => Extra::SecondDeletes,
             3 | 4 => Extra::Upkeep,
             5..=7 => Extra::Replay,
             8 => Extra::LaterReplay(false),
@@ -415,7 +415,7 @@ impl Cast {
         };
         let extra = match known {
             Wrong::Upkeep(_) => Extra::Upkeep,
-            Wrong::PopsFirst => Extra::SecondPasses,
+            Wrong::PopsFirst => Extra::SecondDeletes,
             Wrong::Replay(WrongReplay::AppliesUnversioned) => Extra::Replay,
             Wrong::Replay(WrongReplay::AppliesOld) => Extra::LaterReplay(false),
             Wrong::Replay(WrongReplay::GivesNoWay | WrongReplay::CutsAsIfWhole) => {

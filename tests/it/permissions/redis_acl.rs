@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{
-    Cache, CommandError, Fill, Grant, LoadToken, Outage, Report, Turn, new_token,
+    Cache, CommandError, FillOutcome, Grant, HealTurn, LoadToken, Outage, WorkerReport, new_token,
 };
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectOutcome, EffectRef};
@@ -65,7 +65,7 @@ async fn everything(
 ) -> Result<Vec<String>, Outage> {
     cache.probe().await?;
     let mut refused = Vec::new();
-    note(&mut refused, cache.report("worker", Some(&Report::default())).await)?;
+    note(&mut refused, cache.report("worker", Some(&WorkerReport::default())).await)?;
     note(&mut refused, cache.reports().await)?;
     note(&mut refused, cache.report("worker", None).await)?;
     marks(cache, &mut refused).await?;
@@ -125,10 +125,10 @@ async fn everything(
     if uses.tags {
         note(&mut refused, cache.drain_tag("big", &CancellationToken::new(), |_, _| {}).await)?;
         note(&mut refused, cache.drain_all(&CancellationToken::new(), |_, _| {}).await)?;
-        note(&mut refused, cache.lock_upkeep("token", Duration::from_secs(10)).await)?;
+        note(&mut refused, cache.lock_tag_maintenance("token", Duration::from_secs(10)).await)?;
         note(&mut refused, cache.tag_sets(0).await)?;
         redis::cmd("SADD").arg("cache_tag:gone").arg("shop:gone").exec_async(admin).await.unwrap();
-        let pruned = note(&mut refused, cache.prune_slice(b"cache_tag:gone", 0, false).await)?;
+        let pruned = note(&mut refused, cache.maintain_slice(b"cache_tag:gone", 0, false).await)?;
         assert!(pruned.is_none_or(|pruned| pruned.gone == 1 || !refused.is_empty()), "{pruned:?}");
     }
     if !uses.warm {
@@ -152,7 +152,7 @@ async fn everything(
         let tags = if uses.tags { vec!["t".to_owned()] } else { vec![] };
         let filled =
             note(&mut refused, cache.fill("shop:page", &token, since, b"v", HOUR, &tags).await)?;
-        assert!(filled.is_none_or(|filled| filled == Fill::Filled));
+        assert!(filled.is_none_or(|filled| filled == FillOutcome::Filled));
         let _ = note(&mut refused, cache.grant_lease("shop:other", &token, lease).await)?;
         note(&mut refused, cache.release_lease("shop:other", &token).await)?;
     }
@@ -162,7 +162,7 @@ async fn everything(
 /// Runs a worker's first start, a heal with nothing to do, and a command's checkpoint.
 async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
     note(refused, cache.enter(1).await)?;
-    if let Some(Turn::Ours(_)) = note(refused, cache.take_heal().await)? {
+    if let Some(HealTurn::Ours(_)) = note(refused, cache.take_heal().await)? {
         match cache.renew_heal().await {
             Ok(()) => {}
             // A refusal here keeps a worker from working.
@@ -173,9 +173,9 @@ async fn marks(cache: &Cache, refused: &mut Vec<String>) -> Result<(), Outage> {
         note(refused, cache.finish_heal(None, &[], 1).await)?;
         note(refused, cache.tick(1).await)?;
     }
-    note(refused, cache.hold_mark("replay", 1).await)?;
-    note(refused, cache.release_mark("replay").await)?;
-    note(refused, cache.read_marks().await)?;
+    note(refused, cache.hold_checkpoint("replay", 1).await)?;
+    note(refused, cache.release_checkpoint("replay").await)?;
+    note(refused, cache.read_checkpoints().await)?;
     cache.give_up(&Outage::new("the rest is done without marks"));
     cache.probe().await
 }
@@ -309,13 +309,15 @@ async fn what_the_page_adds_for_second_passes_is_enough_and_nothing_in_it_is_too
             .collect();
         if refused.is_empty() {
             let mut passes = Vec::new();
-            while let Some(due) = note(&mut refused, cache.due_again("token").await).unwrap() {
+            while let Some(due) =
+                note(&mut refused, cache.due_second_deletes("token").await).unwrap()
+            {
                 if !due.is_empty() {
                     passes = due;
                     break;
                 }
             }
-            note(&mut refused, cache.done_again(&passes).await).unwrap();
+            note(&mut refused, cache.finish_second_deletes(&passes).await).unwrap();
         }
         assert_eq!(refused.is_empty(), left_out.is_none(), "without {left_out:?}: {refused:?}");
     }

@@ -1,4 +1,4 @@
-//! The permissions that the page names for readers are enough, and one less is not.
+//! The documented permissions for readers are sufficient, and each of them is necessary.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn everything(server: &Redis, admin: &mut MultiplexedConnection, rules: &[
 }
 
 #[tokio::test]
-async fn the_documented_acl_is_enough_for_readers_and_nothing_in_it_is_too_much() {
+async fn the_documented_acl_for_readers_is_sufficient_and_minimal() {
     let server = Redis::start().await;
     let mut admin = server.connection().await;
     let rules = documented();

@@ -1,5 +1,5 @@
 //! The reader on a Redis Cluster, beside a worker in cluster mode: the fill in its three steps, and
-//! in one where a hash tag allows it.
+//! in one if a hash tag permits.
 
 use futures_util::future::join_all;
 use redis::AsyncCommands;
@@ -47,7 +47,7 @@ impl Scene {
         Reader::new(self.cluster.client().await, Options { cluster: true, ..outcomes.options() })
     }
 
-    /// Publishes an event and waits until it has taken hold.
+    /// Publishes an event and waits until it has taken effect.
     async fn applied(&mut self, event: &str, data: &str) {
         let _: () = self.redis.set("marker", "there").await.unwrap();
         self.stage.publish(event, data).await;
@@ -61,7 +61,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_during_the_load_voids_it_and_alone_a_load_fills() {
+async fn an_event_during_the_load_voids_it_in_a_cluster() {
     let mut scene = Scene::start().await;
     let outcomes = Outcomes::default();
     let reader = scene.reader(&outcomes).await;

@@ -1,4 +1,4 @@
-//! Many readers at once cost one load a key, whoever makes it.
+//! Many readers at once cost one load of each key, whichever reader makes it.
 
 use futures_util::future::join_all;
 use unstale::reader::Options;

@@ -1,4 +1,4 @@
-//! Nothing fails for the cache's sake, and no lease is kept by who does not load.
+//! A fault of the cache fails no read, and a reader that does not load keeps no lease.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ async fn gone(server: &Redis, key: &str) {
 }
 
 #[tokio::test]
-async fn a_loader_that_fails_or_finds_nothing_gives_the_lease_back() {
+async fn a_loader_that_fails_or_finds_nothing_releases_the_lease() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let reader = Reader::new(server.connection().await, outcomes.options());
@@ -38,7 +38,7 @@ async fn a_loader_that_fails_or_finds_nothing_gives_the_lease_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_is_cancelled_or_panics_gives_the_lease_back() {
+async fn a_cancelled_or_panicking_read_releases_the_lease() {
     let server = Redis::start().await;
     let reader = Reader::new(server.connection().await, Options::default());
     let held = Held::default();
@@ -65,7 +65,7 @@ async fn a_read_that_is_cancelled_or_panics_gives_the_lease_back() {
 }
 
 #[tokio::test]
-async fn a_holder_that_was_killed_blocks_the_others_no_longer_than_its_lease() {
+async fn a_killed_holder_blocks_the_others_no_longer_than_its_lease() {
     let server = Redis::start().await;
     let lease = Duration::from_millis(600);
     let reader = Reader::new(server.connection().await, Options { lease, ..Options::default() });
@@ -80,7 +80,7 @@ async fn a_holder_that_was_killed_blocks_the_others_no_longer_than_its_lease() {
             server.connection().await.exists::<_, bool>(LEASE).await.unwrap()
         })
         .await;
-        // As a killed process: nothing is given back.
+        // As a killed process would: nothing is released.
         std::mem::forget(killed);
     }
     let (source, start) = (Source::default(), Instant::now());
@@ -92,7 +92,7 @@ async fn a_holder_that_was_killed_blocks_the_others_no_longer_than_its_lease() {
 }
 
 #[tokio::test]
-async fn a_lease_that_outlasts_a_clock_set_back_is_cut() {
+async fn a_lease_is_shortened_after_the_clock_was_set_back() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let lease = Duration::from_millis(200);
@@ -134,7 +134,7 @@ async fn a_wait_is_no_shorter_than_the_lease_and_an_empty_key_is_not_cached() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_loads_and_caches_nothing() {
+async fn a_reader_that_waits_too_long_loads_and_caches_nothing() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let wait = Duration::from_millis(100);
@@ -173,7 +173,7 @@ async fn without_redis_values_are_loaded_and_not_cached() {
             assert_eq!(read().await, Ok(Some(b"v".to_vec())));
         }
     }
-    // A tag that is no set: the value must not be cached out of its reach.
+    // A tag that is no set: the value must not be cached where the tag cannot reach it.
     let _: () = redis.set("cache_tag:t", "text").await.unwrap();
     assert_eq!(read().await, Ok(Some(b"v".to_vec())));
     assert!(!redis.exists::<_, bool>(&["k", LEASE]).await.unwrap());
@@ -183,7 +183,7 @@ async fn without_redis_values_are_loaded_and_not_cached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_that_goes_during_the_load_costs_the_fill_alone() {
+async fn a_redis_lost_during_the_load_costs_only_the_fill() {
     let server = Redis::start().await;
     let outcomes = Outcomes::default();
     let reader = Reader::new(server.connection().await, outcomes.options());

@@ -1,4 +1,4 @@
-//! `unstale::reader` together with the real worker: what a reader loads is cached, unless an event
+//! `unstale::reader` together with the real worker: a loaded value is cached, unless an event
 //! overtakes the load.
 
 mod acl;
@@ -74,7 +74,7 @@ impl Outcomes {
     }
 }
 
-/// A load that stands still until it is told to end.
+/// A load that stands still until it is asked to end.
 #[derive(Clone, Default)]
 struct Held {
     begun: Arc<Notify>,

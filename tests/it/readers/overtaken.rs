@@ -1,5 +1,5 @@
-//! A value that was loaded before an invalidation is not to be read after it, however the event
-//! reaches the key.
+//! A value loaded before an invalidation is not readable after it, however the event reaches the
+//! key.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::wait_until;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_event_reaches_the_key_during_the_load_voids_it() {
+async fn every_event_for_the_key_during_the_load_voids_it() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", "http://127.0.0.1:1")]).await;
     let outcomes = Outcomes::default();
@@ -62,7 +62,7 @@ async fn whatever_event_reaches_the_key_during_the_load_voids_it() {
                 assert_eq!(read.await.unwrap().unwrap().as_deref(), Some(&b"old"[..]), "{what}");
                 assert_eq!(outcomes.take(), [Outcome::Void], "{what}");
                 assert_eq!(stage.get("product:7").await.as_deref(), left, "{what}");
-                // Whoever comes next is not kept waiting.
+                // The next reader does not wait.
                 assert!(!stage.exists("unstale:lease/{product:7}").await, "{what}");
             }
         }
@@ -70,7 +70,7 @@ async fn whatever_event_reaches_the_key_during_the_load_voids_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tag_invalidated_before_the_load_began_refuses_nothing() {
+async fn a_tag_invalidated_before_the_load_refuses_nothing() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let _worker = stage.worker(&[("UNSTALE_VAR_CATALOGUE_URL", "http://127.0.0.1:1")]).await;
     let outcomes = Outcomes::default();
@@ -119,7 +119,7 @@ async fn a_warm_and_a_reader_load_a_key_one_after_the_other() {
     assert_eq!(read.await.unwrap().unwrap().as_deref(), Some(&b"warmed"[..]));
     assert_eq!(outcomes.take(), [Outcome::Waited]);
 
-    // The reader loads when the event comes: its value is void, and the warm's stands.
+    // The reader loads when the event comes: its value is void, and the warm's stays.
     let _: () = stage.connection().await.del("product:7").await.unwrap();
     let held = Held::default();
     let read = tokio::spawn({
@@ -140,7 +140,7 @@ async fn a_warm_and_a_reader_load_a_key_one_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_gets_what_a_reader_stores_that_knows_of_no_lease() {
+async fn a_waiting_reader_gets_a_value_stored_without_a_lease() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let outcomes = Outcomes::default();
     let reader = reader(&stage, outcomes.options()).await;

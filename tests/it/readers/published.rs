@@ -1,5 +1,5 @@
-//! The protocol as it is published: the page prints the scripts that the worker and the clients
-//! send, and its example is played.
+//! The published protocol: the page prints the scripts of the worker and the clients, and its
+//! example runs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,7 +38,7 @@ fn printed(page: &str) -> String {
 
 /// `UNSTALE_BLESS=1` writes them instead.
 #[test]
-fn the_page_and_the_clients_have_the_scripts_that_the_worker_sends() {
+fn the_page_and_the_clients_have_the_workers_scripts() {
     let page = root().join(PAGE);
     let mut expected: Vec<(PathBuf, String)> = vec![(page.clone(), printed(&read(&page)))];
     for folder in FOLDERS {

@@ -1,4 +1,4 @@
-//! What stands in Redis after a read, and for how long.
+//! Contents of Redis after a read, and their lifetimes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support;
 const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn bytes_stand_at_the_plain_key_with_their_tags_and_ttls() {
+async fn bytes_are_stored_at_the_plain_key_with_tags_and_ttls() {
     let server = support::Redis::start().await;
     let mut redis = server.connection().await;
     let reader = Reader::new(
@@ -86,7 +86,7 @@ async fn json_goes_in_and_out_and_names_its_tags() {
 }
 
 #[tokio::test]
-async fn a_value_near_its_end_is_loaded_by_one_and_served_to_the_others() {
+async fn a_value_near_its_end_is_loaded_by_one_reader_and_served_to_the_others() {
     let server = support::Redis::start().await;
     let mut redis = server.connection().await;
     let outcomes = Outcomes::default();
@@ -139,7 +139,7 @@ async fn a_value_near_its_end_is_loaded_by_one_and_served_to_the_others() {
 }
 
 #[tokio::test]
-async fn scripts_are_sent_again_where_redis_has_forgotten_them() {
+async fn scripts_are_sent_again_after_a_script_flush() {
     let server = support::Redis::start().await;
     let mut redis = server.connection().await;
     let outcomes = Outcomes::default();

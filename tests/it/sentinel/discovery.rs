@@ -1,8 +1,8 @@
-//! Which server the cache works with is the sentinels' to say.
+//! The sentinels decide which server the cache works with.
 
 use std::time::Duration;
 
-use unstale::cache::{Cache, State};
+use unstale::cache::{Cache, ConnectionState};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 use unstale::registry::Action;
 
@@ -33,7 +33,7 @@ async fn stands(cache: &Cache) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replaced_primary_is_left_though_nobody_asks_anything_of_it() {
+async fn a_replaced_primary_is_given_up_without_any_request() {
     let watch = Sentinels::start().await;
     let cache = Cache::connect(&watched(&watch.urls(), sentinels::NAME), "q").unwrap();
     stands(&cache).await;
@@ -43,8 +43,10 @@ async fn a_replaced_primary_is_left_though_nobody_asks_anything_of_it() {
     // Frozen, it answers nobody; thawed, it believes for a while that it is the primary still.
     watch.servers[0].freeze();
     wait_until(SOON, "the replica is the primary", async || watch.is_primary(1).await).await;
-    wait_until(SOON, "the cache has left the old primary", async || cache.state() != State::Up)
-        .await;
+    wait_until(SOON, "the cache has left the old primary", async || {
+        cache.state() != ConnectionState::Up
+    })
+    .await;
     watch.servers[0].thaw();
     stands(&cache).await;
     apply(&cache, &[effect(0, "k", write("2", HOUR, &["t"]))]).await;
@@ -66,7 +68,7 @@ async fn a_replaced_primary_is_left_though_nobody_asks_anything_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_sentinels_do_not_know_or_refuse_is_told() {
+async fn unknown_names_and_refusals_of_sentinels_are_reported() {
     let nobody = Cache::connect(
         &watched(&format!("redis://127.0.0.1:{},127.0.0.1:{}", port::free(), port::free()), "main"),
         "q",
@@ -83,7 +85,7 @@ async fn what_sentinels_do_not_know_or_refuse_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_are_the_servers_and_the_sentinels_that_ask_for_one() {
+async fn passwords_are_sent_to_servers_and_to_sentinels_that_require_one() {
     let secured = ["--requirepass", "secret", "--masterauth", "secret"];
     let lines = format!("sentinel auth-pass {} secret\nrequirepass secret", sentinels::NAME);
     let watch = Sentinels::start_secured(&secured, &lines, "secret").await;

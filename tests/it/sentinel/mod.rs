@@ -1,4 +1,4 @@
-//! A primary that three sentinels watch: found, left, and found again.
+//! A primary that three sentinels watch: found, given up, and found again.
 
 mod discovery;
 mod failover;

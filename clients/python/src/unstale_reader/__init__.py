@@ -1,4 +1,7 @@
-"""Reads through a Redis cache that unstale invalidates: one reader loads, and what an event overtakes is not cached.
+"""Reads through a Redis cache that unstale invalidates.
+
+One reader loads while the others wait. A value that an event invalidates during its load is not
+cached.
 
     cache = Reader(redis.Redis(), key_prefix="shop:")
     page = cache.get_or_load("page:7", lambda: render(7), ttl=3600, tags=["pages"])

@@ -20,11 +20,14 @@ from ._scripts import RELEASE
 T = TypeVar("T")
 
 AT_ONCE = 32
-"""Commands of one reader under way: each takes a connection, and the next in line gets the one that comes free."""
+"""Maximum number of commands of one reader in flight. Each takes a connection."""
 
 
 class AsyncReader:
-    """`Reader` for asyncio: the same options, and `timeout`, how long one answer of Redis is waited for before it counts as away."""
+    """`Reader` for asyncio, with the same options and `timeout`.
+
+    `timeout` is the maximum time for one answer of Redis. After it, Redis counts as away.
+    """
 
     def __init__(
         self,
@@ -60,12 +63,12 @@ class AsyncReader:
     async def get_or_load(
         self, key: str, load: Callable[[], Awaitable[Optional[bytes]]], ttl: Seconds, tags: Tags[bytes] = ()
     ) -> Optional[bytes]:
-        """The bytes at `key`; where there are none, what `load` gives, cached for at most `ttl` under `tags`. See `Reader.get_or_load`."""
+        """Returns the bytes at `key`, or loads and caches them. See `Reader.get_or_load`."""
         value: Optional[bytes] = await self._read(Read(self._options, key, millis("ttl", ttl), tags, BYTES), load)
         return value
 
     async def get_or_load_json(self, key: str, load: Callable[[], Awaitable[T]], ttl: Seconds, tags: Tags[T] = ()) -> T:
-        """As `get_or_load`, with values as JSON. See `Reader.get_or_load_json`."""
+        """Reads as `get_or_load` does, with values as JSON. See `Reader.get_or_load_json`."""
         value: T = await self._read(Read(self._options, key, millis("ttl", ttl), tags, JSON), load)
         return value
 
@@ -88,7 +91,8 @@ class AsyncReader:
             result = end.value
         finally:
             if read.lease.armed:
-                # In a task of its own: whoever cancels us twice does not keep the lease.
+                # The release has a task of its own, so that a second cancellation does not keep the
+                # lease.
                 task = asyncio.ensure_future(self._release(read.lease))
                 self._releases.add(task)
                 task.add_done_callback(self._releases.discard)
@@ -105,8 +109,8 @@ class AsyncReader:
     async def _ask(self, step: Union[Get, Call]) -> Any:
         try:
             answer = await self._answer(step)
-        except Exception as error:  # redis-py's cluster raises bare ones, too
-            # Not the text: it may quote what was sent. Once, until it can be used again.
+        except Exception as error:  # redis-py's cluster also raises bare exceptions
+            # Never log the text, which may quote what was sent. Log once until Redis is back.
             log.log(logging.DEBUG if self._away else logging.WARNING, "the cache cannot be used: %s", type(error).__name__)
             self._away = True
             return AWAY
@@ -126,7 +130,8 @@ class AsyncReader:
 
     async def _execute_unbounded(self, *command: Any) -> Any:
         if not self._connected:
-            # Left to itself a cluster's client connects on first use, and a crowd of first users makes it drop their connections.
+            # A cluster's client connects on first use; many first users at once make it drop their
+            # connections.
             async with self._first:
                 await self._client.initialize()
                 self._connected = True

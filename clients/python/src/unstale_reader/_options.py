@@ -1,4 +1,4 @@
-"""How a reader reads, checked; and the names of its keys."""
+"""Checked options of a reader, and the names of its keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ._outcome import Outcome
 Seconds = Union[float, int, timedelta]
 
 LONGEST_LEASE_MS = 360_000
-"""Tags remember their invalidations for ten times as long."""
+"""Maximum duration of a lease. Tags remember their invalidations for ten times as long."""
 
 DEFAULT_WAIT_MS = 10_000
-"""A longer lease is waited for instead."""
+"""Default maximum time to wait for another load. It is raised to a longer lease."""
 
 LONGEST_TTL_MS = 2**62
 
@@ -50,7 +50,7 @@ class Options:
             raise ValueError(f"lease: at most {LONGEST_LEASE_MS // 1000} seconds")
         wait_ms = max(DEFAULT_WAIT_MS, lease_ms) if wait is None else millis("wait", wait, least=0)
         if wait_ms < lease_ms:
-            raise ValueError(f"wait: at least the lease ({lease_ms / 1000:g} s), or all who wait load at once where the one who loads died")
+            raise ValueError(f"wait: at least the lease ({lease_ms / 1000:g} s), or all waiting readers load at once after the holder died")
         if not 0 <= jitter <= 1:
             raise ValueError("jitter: from 0 to 1")
         return cls(
@@ -65,7 +65,7 @@ class Options:
         )
 
     def drawn(self, ttl_ms: int) -> int:
-        """Keys filled together do not all expire together."""
+        """Returns a TTL with jitter, so that keys filled together do not all expire together."""
         return max(1, ttl_ms - int(ttl_ms * self.jitter * random.random()))
 
 
@@ -80,12 +80,15 @@ def millis(name: str, duration: Seconds, least: int = 1) -> int:
 
 
 def side_key(kind: bytes, key: bytes) -> bytes:
-    """The name beside a key, in the same slot of a Redis Cluster: but for a key with a `}` and no hash tag, which has none there."""
+    """Returns the side key of a key, in the same slot of a Redis Cluster.
+
+    A key with a `}` and no hash tag has no side key in its slot.
+    """
     return b"unstale:" + kind + (b":" + key if b"}" in key else b"/{" + key + b"}")
 
 
 def hash_tag(key: bytes) -> bytes:
-    """What decides the slot."""
+    """Returns the part of a key that decides the slot."""
     _, opened, rest = key.partition(b"{")
     tag, closed, _ = rest.partition(b"}")
     return tag if opened and closed and tag else key

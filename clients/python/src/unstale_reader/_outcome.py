@@ -1,15 +1,15 @@
 from typing import Literal
 
 Outcome = Literal["hit", "waited", "filled", "void", "absent", "crowded", "away", "unreadable", "kept"]
-"""How a read went.
+"""Outcome of a read.
 
 hit         cached
-waited      another loaded it meanwhile
-filled      loaded, and cached
-void        loaded, and not cached: it was invalidated meanwhile, or the load outlasted its lease
-absent      the loader gave None
-crowded     another's load did not end in time: loaded, not cached
-away        Redis is away or refuses: loaded, not cached
-unreadable  something else stands at the key: loaded, not cached
-kept        an early load failed, and the value that is still good was kept
+waited      loaded by another reader in the meantime
+filled      loaded and cached
+void        loaded, not cached: invalidated during the load, or the load outlasted its lease
+absent      the loader returned None
+crowded     loaded, not cached: another reader's load did not end in time
+away        loaded, not cached: Redis is away or refuses
+unreadable  loaded, not cached: the key holds something else
+kept        an early load failed, and the cached value is still valid
 """

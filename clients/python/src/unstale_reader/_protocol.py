@@ -1,7 +1,8 @@
-"""One read, as steps that a driver takes: the protocol without a socket, a clock or a loop, shared by the reader and the asynchronous one.
+"""One read as a sequence of steps, without a socket or an event loop. Both readers share it.
 
-`Read.steps` yields what is to be done and is sent what came of it: an answer of Redis, `AWAY`, what was loaded or `Failed`. It returns what the
-read came to. The driver gives the lease back where it is still `armed` at the end, however that end came.
+`Read.steps` yields each step and receives its result: an answer of Redis, `AWAY`, a loaded value or
+`Failed`. It returns the result of the read. The driver releases the lease if it is still `armed` at
+the end, even after an error.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Tags = Union[Iterable[str], Callable[[T], Iterable[str]]]
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.2
 
 POOL_PAUSE_S = 0.01
-"""Between two looks for a free connection: a client whose pool is empty raises at once, and a crowd of readers is what leases are for."""
+"""Pause between two looks for a free connection. A client with an empty pool raises at once."""
 
 log = logging.getLogger("unstale_reader")
 
@@ -60,7 +61,7 @@ class Failed:
 
 
 class Away:
-    """Redis did not do it, as far as is known."""
+    """Redis did not run the command, as far as is known."""
 
 
 AWAY = Away()
@@ -74,7 +75,7 @@ class Lease:
     token: bytes = field(default_factory=lambda: secrets.token_hex(16).encode())
     since: bytes = b"0"
     armed: bool = False
-    """It may be ours: to be given back."""
+    """Whether the lease may be ours, and so must be released."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Result:
 
 
 def is_pool_empty(error: Exception) -> bool:
-    # redis-py 5 has no class for it where the pool is not a cluster's.
+    # redis-py 5 has no class for this error, except for a cluster's pool.
     return isinstance(error, MaxConnectionsError) or (isinstance(error, ConnectionError) and str(error) == "Too many connections")
 
 
 class Codec:
-    """Bytes as they are."""
+    """Stores bytes unchanged."""
 
     def encode(self, value: Any) -> bytes:
         if not isinstance(value, (bytes, bytearray, memoryview)):
@@ -135,7 +136,7 @@ class Read(Generic[T]):
         if loaded is None:
             return Result("absent" if not isinstance(found, Result) else found.outcome, None)
         data = self._codec.encode(loaded)
-        # The same value, whether it was cached or not.
+        # The caller gets the same value, whether it was cached or not.
         value = self._codec.decode(data)
         if isinstance(found, Result):
             return Result(found.outcome, value)
@@ -152,11 +153,16 @@ class Read(Generic[T]):
         return Result("kept", value)
 
     def _find(self) -> Generator[Step, Any, Union[Result, Optional[bytes]]]:
-        """What is cached, or why there is nothing to fill; else the lease is ours, with the value that is good for a while."""
+        """Finds the cached value, or takes the lease.
+
+        Returns a result if there is nothing to fill. Otherwise the lease is ours, and the returned
+        value, if any, is still valid for a while.
+        """
         options, lease = self._options, self.lease
         if options.cluster and hash_tag(lease.name) != hash_tag(self._key):
             return Result("away", None)
-        # The shortest way for what is there. An early load needs to know how long it lives, which the script tells.
+        # The shortest way to a cached value. An early load needs the remaining lifetime, which the
+        # script returns.
         if not options.stale_ms:
             value = yield Get(self._key)
             if value is AWAY:
@@ -185,7 +191,7 @@ class Read(Generic[T]):
     def _granted(self, answer: list[bytes]) -> Generator[Step, Any, Union[Result, Optional[bytes]]]:
         self.lease.since = answer[1]
         if self._options.cluster:
-            # In a slot of its own: asked for after the grant and before the load.
+            # The sequence is in a slot of its own: read it after the grant and before the load.
             since = yield Get(SEQUENCE)
             if since is AWAY:
                 return Result("away", None)
@@ -208,12 +214,12 @@ class Read(Generic[T]):
             elif hash_tag(generation) != hash_tag(tag_set):
                 return "away"
             else:
-                # The value's time begins after the set's, by what is left of the lease at most.
+                # The value's time begins after the set's, by the rest of the lease at most.
                 set_ms = self._ttl_ms + options.lease_ms
                 joined = yield Call(JOIN, [tag_set, generation], [self._key, lease.since, b"PX", set_ms])
                 if joined != 1:
                     return "void" if joined == 0 else "away"
-        # Last: from here on every tag reaches the key, and so voids its lease.
+        # This comes last: from here on every tag reaches the key, and so voids its lease.
         arguments: list[Union[bytes, int]] = [lease.token, lease.since, data, b"PX", options.drawn(self._ttl_ms), self._ttl_ms]
         filled = yield Call(FILL, keys, arguments)
         lease.armed = filled is AWAY

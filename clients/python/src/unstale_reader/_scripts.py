@@ -1,4 +1,4 @@
-"""The scripts of the protocol, and their names in Redis' cache of scripts."""
+"""The scripts of the protocol, and their SHA-1, by which Redis knows them."""
 
 from __future__ import annotations
 

@@ -23,18 +23,21 @@ POOL_WAIT_S = 1
 
 
 class Reader:
-    """Reads through the cache. Never fails for its sake: where Redis is away, values are loaded and not cached.
+    """Reads through the cache. Without Redis, values are loaded and not cached.
 
-    The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the file's `key_prefix`, and `UNSTALE_TAG_PREFIX`. Durations are seconds.
+    The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the file's `key_prefix`, and
+    `UNSTALE_TAG_PREFIX`. Durations are seconds.
 
-    lease    how long a load may take; a slower one is not cached. At most 360
-    wait     how long to wait for the load of another before loading by oneself, uncached. At least `lease`; default 10 s, or the lease
-    stale    so long before its end a value is loaded again by one reader, while the others get it as it is
-    jitter   the part of a TTL that chance may take off
-    observe  told of each read, for metrics
+    lease    maximum duration of a load; a slower one is not cached. At most 360
+    wait     maximum time to wait for another reader's load before loading uncached. At least
+             `lease`; default 10 s, or the lease
+    stale    time before a value's end from which on one reader loads it again, while the others get
+             it as it is
+    jitter   maximum part of a TTL that chance takes off
+    observe  called with the outcome of each read, for metrics
 
-    How long an answer is waited for is the client's: give it `socket_timeout`, `socket_connect_timeout` and few retries. Threads may share a
-    reader as they share its client.
+    The client limits the time for an answer: give it `socket_timeout`, `socket_connect_timeout` and
+    few retries. Threads may share a reader as they share its client.
     """
 
     def __init__(
@@ -65,18 +68,20 @@ class Reader:
     def get_or_load(
         self, key: str, load: Callable[[], Optional[bytes]], ttl: Seconds, tags: Tags[bytes] = ()
     ) -> Optional[bytes]:
-        """The bytes at `key`; where there are none, what `load` gives, cached for at most `ttl` under `tags`.
+        """Returns the bytes at `key`. Without any, calls `load` and caches its value under `tags`.
 
-        `tags` are names, or a function of the loaded value. `None` from `load` is not cached. `load` is called once at most; what it raises
-        is raised, and the lease is given back first. A value that was invalidated while it loaded is returned to this call alone.
+        The value is cached for at most `ttl`. `tags` are names, or a function of the loaded value.
+        `None` from `load` is not cached. `load` is called once at most. Its exceptions are raised
+        after the lease is released. Only this call gets a value that was invalidated while it
+        loaded.
         """
         value: Optional[bytes] = self._read(Read(self._options, key, millis("ttl", ttl), tags, BYTES), load)
         return value
 
     def get_or_load_json(self, key: str, load: Callable[[], T], ttl: Seconds, tags: Tags[T] = ()) -> T:
-        """As `get_or_load`, with values as JSON: what is returned has been through JSON, cached or not.
+        """Reads as `get_or_load` does, with values as JSON, even those that are not cached.
 
-        What is no JSON at the key counts as not cached, and stays.
+        A cached text that is not JSON counts as not cached, and stays.
         """
         value: T = self._read(Read(self._options, key, millis("ttl", ttl), tags, JSON), load)
         return value
@@ -113,8 +118,8 @@ class Reader:
     def _ask(self, step: Union[Get, Call]) -> Any:
         try:
             answer = self._answer(step)
-        except Exception as error:  # redis-py's cluster raises bare ones, too
-            # Not the text: it may quote what was sent. Once, until it can be used again.
+        except Exception as error:  # redis-py's cluster also raises bare exceptions
+            # Never log the text, which may quote what was sent. Log once until Redis is back.
             log.log(logging.DEBUG if self._away else logging.WARNING, "the cache cannot be used: %s", type(error).__name__)
             self._away = True
             return AWAY

@@ -188,13 +188,13 @@ pub(in super::super) async fn second_passes(
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     let start = turns.now();
-    let due = hands.cache().due_again("second passes").await.unwrap();
+    let due = hands.cache().due_second_deletes("second passes").await.unwrap();
     if !due.is_empty() {
-        hands.cache().done_again(&due).await.unwrap();
+        hands.cache().finish_second_deletes(&due).await.unwrap();
     }
     if !dies {
         let changes: Vec<Change> =
-            due.iter().filter_map(unstale::cache::Due::target).map(again).collect();
+            due.iter().filter_map(unstale::cache::DueSecondDelete::target).map(again).collect();
         let effects: Vec<Effect> = changes
             .iter()
             .filter_map(|change| change.key())

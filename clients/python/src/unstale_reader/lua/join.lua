@@ -1,6 +1,7 @@
--- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from now), PXAT (at `millis`) or '' (for ever).
--- A set without a time to live belongs to an application, or has a member that stays: it is left so.
--- Returns the error, if Redis refuses.
+-- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from
+-- now), PXAT (at `millis`) or '' (for ever).
+-- A set without a TTL belongs to an application, or has a permanent member: it stays without one.
+-- Returns the error if Redis refuses.
 local function tag_member(set, key, unit, millis)
   local before = redis.call('PTTL', set)
   local added = redis.pcall('SADD', set, key)
@@ -19,7 +20,7 @@ local function tag_member(set, key, unit, millis)
   end
 end
 
--- Sets a key for as long as `unit` and `millis` say.
+-- Sets a key with the lifetime of `unit` and `millis`.
 local function set_value(key, value, unit, millis)
   if unit == '' then
     return redis.call('SET', key, value)
@@ -27,7 +28,7 @@ local function set_value(key, value, unit, millis)
   return redis.call('SET', key, value, unit, millis)
 end
 -- KEYS: a tag's set, its generation. ARGV: the key, sequence at the grant, unit, millis of the set.
--- Returns 1, or 0 where the tag was invalidated since the grant.
+-- Returns 1, or 0 if the tag was invalidated since the grant.
 local refused = tag_member(KEYS[1], ARGV[1], ARGV[3], ARGV[4])
 if refused then
   return refused

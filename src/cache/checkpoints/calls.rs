@@ -1,0 +1,451 @@
+//! Calls with which workers and commands enter, advance, read and leave checkpoints.
+
+use std::collections::{BTreeSet, HashSet};
+
+use redis::{Cmd, Value};
+
+use super::super::address::Address;
+use super::super::failure::{self, CommandError};
+use super::super::script::{
+    CHECKPOINT_ENTER, CHECKPOINT_HOLD, CHECKPOINT_LEAVE, CHECKPOINT_TAKE_OVER, CHECKPOINT_TICK,
+    Script, Sent,
+};
+use super::super::workers::{text_of, text_pairs};
+use super::super::{Cache, Redis, lifetime};
+use super::own::{Mode, OwnState, WriteDraft};
+use super::{
+    CheckpointHash, Checkpoints, DEAD_KEPT, Entered, FRESH, LowWatermark, Tick, read_answer,
+    unexpected,
+};
+
+/// Answer of a script if another server wrote the checkpoints last.
+const REPLACED: i64 = 3;
+
+/// Answers of the hashes to a worker that enters its checkpoints.
+struct Entering {
+    answers: Vec<(i64, Checkpoints)>,
+    homes: Vec<Address>,
+    numbers: Vec<u64>,
+}
+
+impl Cache {
+    /// Returns the id of this process among workers and checkpoints, unique among processes.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns whether this process has the turn to heal after a loss.
+    pub fn heals(&self) -> bool {
+        self.own_checkpoints.heals()
+    }
+
+    /// Enters this worker's checkpoints, for the first time or after an outage, unless Redis lost
+    /// writes or was replaced. Later batches write checkpoints.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn enter(&self, low: impl Into<LowWatermark>) -> Result<Entered, CommandError> {
+        let low = low.into();
+        let mut entering = self.ask_to_enter(low, &[]).await?;
+        let mut doubt = None;
+        if let Some(place) = entering.answers.iter().position(|(word, _)| *word == REPLACED) {
+            match self.moved_slots(&entering.answers).await {
+                Some(moved) => entering = self.ask_to_enter(low, &moved).await?,
+                None => doubt = Some((place, "replaced")),
+            }
+        }
+        let Entering { answers, homes, numbers } = entering;
+        let good = doubt.is_none() && answers.iter().all(|(word, _)| *word == 1);
+        self.own_checkpoints.change(|state| {
+            for ((place, (word, checkpoints)), number) in answers.iter().enumerate().zip(&numbers) {
+                if *word == 1 {
+                    state.checkpoints[place].confirmed = Some((*number, checkpoints.now_ms));
+                }
+            }
+            if good {
+                doubt = state.doubtful(&homes).map(|place| (place, "unknown"));
+            }
+            if good && doubt.is_none() {
+                state.mode = Mode::Worker;
+                state.note_all_advanced(homes);
+            }
+        });
+        let checkpoints =
+            Checkpoints::together(answers.into_iter().map(|(_, checkpoints)| checkpoints));
+        if let Some((place, why)) = doubt {
+            // The worker that heals reads it.
+            let mut command = redis::cmd("HSET");
+            command
+                .arg(&self.checkpoint_hashes[place])
+                .arg("wanted")
+                .arg(checkpoints.now_ms)
+                .arg("why")
+                .arg(why);
+            self.call("checkpoints", command).await?;
+        }
+        Ok(if good && doubt.is_none() {
+            Entered::Good(checkpoints)
+        } else {
+            Entered::ToHeal(checkpoints)
+        })
+    }
+
+    /// Sends one call for each hash. `moved` are identities of servers that wrote checkpoints which
+    /// other servers have now, and that still serve.
+    async fn ask_to_enter(
+        &self,
+        low: LowWatermark,
+        moved: &[String],
+    ) -> Result<Entering, CommandError> {
+        let mut numbers = Vec::new();
+        let may_move = matches!(self.redis, Redis::Cluster(_)) && moved.is_empty();
+        let (answers, homes) = self
+            .ask_checkpoints(|state| {
+                state.mode = Mode::Off;
+                state.low = low;
+                (0..state.checkpoints.len())
+                    .map(|place| {
+                        let checkpoint = &mut state.checkpoints[place];
+                        let greatest = checkpoint.sent;
+                        checkpoint.sent += 1;
+                        numbers.push(checkpoint.sent);
+                        let (least, known_at) = checkpoint
+                            .confirmed
+                            .map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
+                        let mut command = self.checkpoint_call(&CHECKPOINT_ENTER, place);
+                        command
+                            .arg(&self.id)
+                            .arg(least)
+                            .arg(greatest)
+                            .arg(known_at)
+                            .arg(checkpoint.sent)
+                            .arg(low.time_ms);
+                        command
+                            .arg(lifetime::millis(FRESH))
+                            .arg(offset(low))
+                            .arg(if may_move { "ask" } else { "" })
+                            .arg(moved);
+                        command
+                    })
+                    .collect()
+            })
+            .await?;
+        Ok(Entering { answers, homes, numbers })
+    }
+
+    /// Advances this worker's checkpoints.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn tick(&self, low: impl Into<LowWatermark>) -> Result<Tick, CommandError> {
+        let low = low.into();
+        let mut numbers = Vec::new();
+        let (answers, homes) = self
+            .ask_checkpoints(|state| {
+                state.low = low;
+                if state.mode != Mode::Worker {
+                    return Vec::new();
+                }
+                let places = 0..state.checkpoints.len();
+                places
+                    .filter_map(|place| {
+                        let WriteDraft { write, expected, .. } = state.draft(place)?;
+                        numbers.push(write.number);
+                        let mut command = self.checkpoint_call(&CHECKPOINT_TICK, place);
+                        command
+                            .arg(&self.id)
+                            .arg(expected)
+                            .arg(write.number)
+                            .arg(low.time_ms)
+                            .arg(lifetime::millis(DEAD_KEPT));
+                        command.arg(offset(low));
+                        Some(command)
+                    })
+                    .collect()
+            })
+            .await?;
+        if answers.is_empty() {
+            return Ok(Tick::NotEntered);
+        }
+        let words = || answers.iter().map(|(word, _)| *word);
+        if words().any(|word| ![1, 2, REPLACED].contains(&word)) {
+            return Ok(Tick::LostWrites);
+        }
+        if words().any(|word| word == 2) {
+            return Ok(Tick::ToHeal);
+        }
+        self.own_checkpoints.change(|state| {
+            for (place, ((_, checkpoints), number)) in answers.iter().zip(&numbers).enumerate() {
+                state.note_advance(place, *number, checkpoints.now_ms);
+            }
+        });
+        if words().any(|word| word == REPLACED) {
+            if self.moved_slots(&answers).await.is_none() {
+                return Ok(Tick::Replaced);
+            }
+            self.note_new_homes(&answers).await?;
+        }
+        self.own_checkpoints.change(|state| state.note_all_advanced(homes));
+        Ok(Tick::Good(Checkpoints::together(
+            answers.into_iter().map(|(_, checkpoints)| checkpoints),
+        )))
+    }
+
+    /// Returns the identities of the servers that wrote checkpoints which others have now, if all
+    /// of them still serve: then slots have moved. `None` means that one was restarted, or replaced
+    /// by a replica.
+    async fn moved_slots(&self, answers: &[(i64, Checkpoints)]) -> Option<Vec<String>> {
+        let Redis::Cluster(cluster) = &self.redis else { return None };
+        let answering = answers
+            .iter()
+            .flat_map(|(_, checkpoints)| &checkpoints.hashes)
+            .map(|hash| hash.server.clone())
+            .collect();
+        let moved = moved_slots(answers, &answering);
+        if moved.is_some() {
+            return moved;
+        }
+        // A primary that all checkpoints have left may still serve.
+        let all: HashSet<String> = cluster
+            .infos()
+            .await
+            .iter()
+            .filter_map(text_of)
+            .filter_map(|info| identity(&info))
+            .collect();
+        moved_slots(answers, &all)
+    }
+
+    /// Notes the servers that have checkpoints of moved slots now.
+    async fn note_new_homes(&self, answers: &[(i64, Checkpoints)]) -> Result<(), CommandError> {
+        let moved =
+            answers.iter().zip(&self.checkpoint_hashes).filter(|((word, _), _)| *word == REPLACED);
+        let commands = moved.filter_map(|((_, checkpoints), name)| {
+            let server = checkpoints.hashes.first()?.server.as_str();
+            Some(super::arguments("HSET", &[name, "server", server]))
+        });
+        let commands: Vec<Cmd> = commands.collect();
+        self.ask_all(|_| commands).await.map(drop)
+    }
+
+    /// Removes this worker's field from the checkpoints, as its last action. `low` covers the
+    /// events that it let go of. `is_all_settled` means that none of them is left, except those
+    /// that wait in the queue.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn leave(
+        &self,
+        low: impl Into<LowWatermark>,
+        is_all_settled: bool,
+    ) -> Result<(), CommandError> {
+        let low = low.into();
+        self.ask_all(|state| {
+            if std::mem::take(&mut state.mode) != Mode::Worker {
+                return Vec::new();
+            }
+            let leave = |place: usize| {
+                let checkpoint = &state.checkpoints[place];
+                let (least, _) = checkpoint.confirmed?;
+                let mut command = self.checkpoint_call(&CHECKPOINT_LEAVE, place);
+                command
+                    .arg(&self.id)
+                    .arg(least)
+                    .arg(checkpoint.sent)
+                    .arg(low.time_ms)
+                    .arg(offset(low));
+                command.arg(u8::from(is_all_settled)).arg(lifetime::millis(FRESH));
+                Some(command)
+            };
+            (0..state.checkpoints.len()).filter_map(leave).collect()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Takes over what these fields of workers that are [`gone`](Checkpoints::gone) cover. Our own
+    /// field must cover it already.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn take_over(&self, gone: &[String]) -> Result<(), CommandError> {
+        let take_over = |place: usize| {
+            let mut command = self.checkpoint_call(&CHECKPOINT_TAKE_OVER, place);
+            command.arg(lifetime::millis(FRESH)).arg(gone);
+            command
+        };
+        self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(take_over).collect()).await.map(drop)
+    }
+
+    /// Stores the low watermark of an operator's command. If Redis loses writes during the command
+    /// or within an hour after it, the heal begins there.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn hold_checkpoint(
+        &self,
+        command_name: &str,
+        low: impl Into<LowWatermark>,
+    ) -> Result<(), CommandError> {
+        let (low, field) = (low.into(), format!("{command_name}:{}", self.id));
+        let hold = |place: usize| {
+            let mut command = self.checkpoint_call(&CHECKPOINT_HOLD, place);
+            command.arg(&field).arg(low.time_ms).arg(offset(low));
+            command
+        };
+        self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(hold).collect()).await.map(drop)
+    }
+
+    /// Removes the field of [`hold_checkpoint`](Self::hold_checkpoint).
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn release_checkpoint(&self, command_name: &str) -> Result<(), CommandError> {
+        let field = format!("{command_name}:{}", self.id);
+        let offset = format!("offset:{field}");
+        self.ask_all(|_| {
+            self.checkpoint_hashes
+                .iter()
+                .map(|hash| super::arguments("HDEL", &[hash, &field, &offset]))
+                .collect()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Returns all checkpoints. Changes nothing.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn read_checkpoints(&self) -> Result<Checkpoints, CommandError> {
+        let now_ms = self.time_ms().await?;
+        let (answers, _) = self
+            .ask_all(|_| {
+                self.checkpoint_hashes
+                    .iter()
+                    .map(|hash| super::arguments("HGETALL", &[hash]))
+                    .collect()
+            })
+            .await?;
+        let fields =
+            answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
+        Ok(Checkpoints::together(
+            fields.into_iter().map(|fields| Checkpoints::of(now_ms, String::new(), fields)),
+        ))
+    }
+
+    /// Returns a script's call on one of the hashes.
+    pub(super) fn checkpoint_call(&self, script: &Script, place: usize) -> Cmd {
+        let mut sent =
+            if matches!(self.redis, Redis::Cluster(_)) { Sent::all() } else { Sent::default() };
+        script.call(&mut sent, [self.checkpoint_hashes[place].as_bytes()].into_iter())
+    }
+
+    /// Asks checkpoints by scripts. In a cluster, also returns the node that serves each of the
+    /// hashes.
+    pub(super) async fn ask_checkpoints(
+        &self,
+        ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
+    ) -> Result<(Vec<(i64, Checkpoints)>, Vec<Address>), CommandError> {
+        let (answers, homes) = self.ask_all(ask).await?;
+        Ok((answers.iter().map(read_answer).collect::<Result<_, _>>()?, homes))
+    }
+
+    /// Asks checkpoints as [`ask_checkpoints`](Self::ask_checkpoints) does, by any commands. Their
+    /// numbers are drawn, and they are sent, while no checkpoint write is in flight.
+    pub(super) async fn ask_all(
+        &self,
+        ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
+    ) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
+        match &self.redis {
+            Redis::Primary(_) => {
+                let mut answers = Vec::new();
+                for command in self.own_checkpoints.change(ask) {
+                    answers.push(self.call("checkpoints", command).await?);
+                }
+                Ok((answers, Vec::new()))
+            }
+            Redis::Cluster(cluster) => {
+                let asked = cluster
+                    .ask_checkpoints(self.checkpoint_hashes.len(), || {
+                        self.own_checkpoints.change(ask)
+                    })
+                    .await?;
+                let answers = asked
+                    .0
+                    .into_iter()
+                    .map(|answer| failure::of_answer("checkpoints", Some(answer)))
+                    .collect::<Result<Vec<_>, _>>();
+                if let Err(CommandError::Outage(outage)) = &answers {
+                    self.give_up(outage);
+                }
+                Ok((answers?, asked.1))
+            }
+        }
+    }
+}
+
+/// Returns the identities of the servers that wrote checkpoints which others have now, if all of
+/// them are among `serving`.
+fn moved_slots(answers: &[(i64, Checkpoints)], serving: &HashSet<String>) -> Option<Vec<String>> {
+    let replaced = answers
+        .iter()
+        .filter(|(word, _)| *word == REPLACED)
+        .flat_map(|(_, checkpoints)| &checkpoints.hashes);
+    let writers: BTreeSet<&str> = replaced.filter_map(CheckpointHash::written_on).collect();
+    writers
+        .iter()
+        .all(|writer| serving.contains(*writer))
+        .then(|| writers.into_iter().map(str::to_owned).collect())
+}
+
+/// Reads the identity of a primary, as `lua/checkpoint.lua` does. A demoted one keeps its
+/// replication id for a moment.
+fn identity(info: &str) -> Option<String> {
+    let value =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    if value("role").map(str::trim) != Some("master") {
+        return None;
+    }
+    let [run, replication] = ["run_id", "master_replid"].map(|name| value(name).map(str::trim));
+    Some(format!("{}:{}", run?, replication?))
+}
+
+/// Returns the offset as an argument of a script: empty if it is not known.
+fn offset(low: LowWatermark) -> String {
+    low.offset.map_or_else(String::new, |offset| offset.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(word: i64, written_on: &str, server: &str) -> (i64, Checkpoints) {
+        (
+            word,
+            Checkpoints::of(
+                1,
+                server.to_owned(),
+                vec![("server".to_owned(), written_on.to_owned())],
+            ),
+        )
+    }
+
+    #[test]
+    fn slots_have_moved_if_their_writers_still_serve() {
+        let serving = ["a:1", "b:1"].map(str::to_owned).into_iter().collect();
+        let moved =
+            [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
+        assert_eq!(moved_slots(&moved, &serving), Some(vec!["a:1".to_owned()]));
+        let restarted = [answer(REPLACED, "c:1", "a:1"), answer(1, "b:1", "b:1")];
+        assert_eq!(moved_slots(&restarted, &serving), None);
+    }
+
+    #[test]
+    fn an_identity_is_read_as_scripts_read_it() {
+        let info = "# Server\r\nrun_id:ab12\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\nmaster_replid2:00\r\n";
+        assert_eq!(identity(info).as_deref(), Some("ab12:cd"));
+        assert_eq!(identity(&info.replace("role:master", "role:slave")), None);
+        assert_eq!(identity("run_id:ab12\r\n"), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! Checkpoint writes in a cluster: behind the commands of a batch on each primary, a checkpoint of
+//! that primary is written. Without it, the commands are not known to last.
+//!
+//! The writer has the turn, so at most one write of each checkpoint is in flight. If a slot has
+//! moved, its checkpoint was certainly not touched, and another one of the same primary replaces
+//! it.
+//!
+//! A checkpoint that follows its slot is compared in its new place. So the first batch that is
+//! redirected to a primary with fewer writes than its predecessor confirmed finds that loss.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::{Cmd, Pipeline, Value};
+
+use super::super::Cache;
+use super::super::address::Address;
+use super::super::checkpoints::{self, CheckpointWrite};
+use super::super::failure::Outage;
+use super::super::script::{self, Sent};
+use super::nodes::{Node, Nodes};
+use super::{Cluster, NodeBatch, Redirection, redirection};
+
+/// Nodes that ran commands with no checkpoint write behind them yet.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct Unconfirmed {
+    nodes: Vec<Arc<Node>>,
+    /// Checkpoints whose slots are served by other nodes, as redirections of their writes showed.
+    moved: Vec<(usize, Address)>,
+}
+
+impl Unconfirmed {
+    pub(super) fn add(&mut self, node: &Arc<Node>) {
+        if !self.nodes.iter().any(|known| Arc::ptr_eq(known, node)) {
+            self.nodes.push(Arc::clone(node));
+        }
+    }
+}
+
+/// Adds a checkpoint write behind the last commands of each node, and on the nodes of `before`.
+pub(super) fn add_to_batches(
+    cache: &Cache,
+    nodes: &Nodes,
+    batches: &mut Vec<NodeBatch>,
+    before: &Unconfirmed,
+) {
+    if !cache.own_checkpoints.are_written() {
+        return;
+    }
+    let idle = before
+        .nodes
+        .iter()
+        .filter(|node| !batches.iter().any(|batch| Arc::ptr_eq(&batch.node, node)));
+    let idle: Vec<_> = idle.map(|node| NodeBatch::empty(Arc::clone(node))).collect();
+    batches.extend(idle);
+    let mut behind: Vec<Arc<Node>> = Vec::with_capacity(batches.len());
+    for batch in batches.iter_mut().rev() {
+        if behind.iter().any(|node| Arc::ptr_eq(node, &batch.node)) {
+            continue;
+        }
+        behind.push(Arc::clone(&batch.node));
+        let checkpoint = checkpoint_at(cache, nodes, &batch.node, &[]);
+        if let Some((write, command)) = checkpoint
+            .and_then(|checkpoint| cache.checkpoint_write_on(checkpoint, &mut Sent::all()))
+        {
+            batch.pipeline.add_command(command);
+            batch.write = Some(write);
+        }
+    }
+    batches.retain(|batch| !batch.pipeline.is_empty());
+}
+
+/// Returns a checkpoint that is on that node, as far as is known.
+fn checkpoint_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Option<usize> {
+    nodes.read(|all, owners| {
+        let is_here = |checkpoint: usize| {
+            let owner = owners[usize::from(checkpoints::slot_of(checkpoint))];
+            all.get(usize::from(owner)).is_some_and(|owner| Arc::ptr_eq(owner, node))
+        };
+        (0..cache.checkpoint_hashes.len())
+            .find(|checkpoint| !but.contains(checkpoint) && is_here(*checkpoint))
+    })
+}
+
+impl Cluster {
+    /// Runs commands outside a plan, with checkpoint writes behind them.
+    pub(in crate::cache) async fn run_with_checkpoints(
+        &self,
+        cache: &Cache,
+        commands: &[Cmd],
+    ) -> Result<Vec<Value>, Outage> {
+        let (nodes, _turn) = self.in_turn().await?;
+        self.run(
+            &nodes,
+            &commands.iter().collect::<Vec<_>>(),
+            Some(cache),
+            &mut Unconfirmed::default(),
+        )
+        .await
+    }
+
+    /// Advances every checkpoint by one write.
+    pub(in crate::cache) async fn write_all_checkpoints(
+        &self,
+        cache: &Cache,
+    ) -> Result<(), Outage> {
+        let (nodes, _turn) = self.in_turn().await?;
+        let (writes, commands): (Vec<CheckpointWrite>, Vec<Cmd>) =
+            (0..cache.checkpoint_hashes.len())
+                .filter_map(|checkpoint| cache.checkpoint_write_on(checkpoint, &mut Sent::all()))
+                .unzip();
+        let answers = self
+            .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
+            .await?;
+        let written = writes
+            .into_iter()
+            .zip(&answers)
+            .try_for_each(|(write, answer)| cache.note_checkpoint_write(write, answer));
+        written.inspect_err(|outage| self.connection.give_up(&nodes, outage))
+    }
+
+    /// Asks checkpoints. The commands are made once no checkpoint write is in flight. Also returns
+    /// the node that serves each of `count` hashes.
+    pub(in crate::cache) async fn ask_checkpoints(
+        &self,
+        count: usize,
+        ask: impl FnOnce() -> Vec<Cmd>,
+    ) -> Result<(Vec<Value>, Vec<Address>), Outage> {
+        let (nodes, _turn) = self.in_turn().await?;
+        let commands = ask();
+        let answers = self
+            .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
+            .await?;
+        Ok((
+            answers,
+            (0..count)
+                .map(|checkpoint| nodes.owner(checkpoints::slot_of(checkpoint)).address.clone())
+                .collect(),
+        ))
+    }
+
+    /// Returns the `INFO` of each connected node, even of those that no longer serve a slot. A node
+    /// that does not answer is left out.
+    pub(in crate::cache) async fn infos(&self) -> Vec<Value> {
+        let Ok(nodes) = self.connection.live() else { return Vec::new() };
+        let nodes = nodes.read(|nodes, _| nodes.to_vec());
+        let ask = |node: Arc<Node>| async move {
+            let mut info = Pipeline::with_capacity(1);
+            info.cmd("INFO").arg("server").arg("replication");
+            node.socket.ask(&info).await.ok()?.pop()
+        };
+        join_all(nodes.into_iter().map(ask)).await.into_iter().flatten().collect()
+    }
+
+    /// Notes the answer to the checkpoint write behind a node's commands.
+    pub(super) fn note_write(
+        cache: &Cache,
+        unconfirmed: &mut Unconfirmed,
+        node: &Arc<Node>,
+        write: CheckpointWrite,
+        answer: &Value,
+    ) -> Result<(), Outage> {
+        match redirection(answer) {
+            None => {
+                cache.note_checkpoint_write(write, answer)?;
+                unconfirmed.nodes.retain(|known| !Arc::ptr_eq(known, node));
+            }
+            Some(to) => {
+                cache.own_checkpoints.not_done(write);
+                if let Redirection::Moved(to) = to {
+                    unconfirmed.moved.push((write.checkpoint(), to.or_host_of(&node.address)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes checkpoints for nodes whose write was redirected, or that ran commands unexpectedly.
+    ///
+    /// If all checkpoints of a node turn out to have left it, another node may have replaced it
+    /// with fewer writes. Then that part of the batch is to be applied again.
+    pub(super) async fn write_rest(
+        &self,
+        cache: &Cache,
+        nodes: &Nodes,
+        unconfirmed: &mut Unconfirmed,
+    ) -> Result<(), Outage> {
+        if !cache.own_checkpoints.are_written() {
+            return Ok(());
+        }
+        self.move_checkpoints(nodes, unconfirmed).await?;
+        for node in std::mem::take(&mut unconfirmed.nodes) {
+            let mut left = Vec::new();
+            loop {
+                let Some(checkpoint) = checkpoint_at(cache, nodes, &node, &left) else {
+                    if !left.is_empty() {
+                        return Err(Outage::new(
+                            "all checkpoints of a node of the Redis cluster have moved: its part of the batch is repeated",
+                        ));
+                    }
+                    cache.own_checkpoints.note_uncovered(&node.address);
+                    break;
+                };
+                let Some((write, command)) =
+                    cache.checkpoint_write_on(checkpoint, &mut Sent::all())
+                else {
+                    break;
+                };
+                let mut pipeline = Pipeline::with_capacity(1);
+                pipeline.add_command(script::whole(&command).unwrap_or(command));
+                let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
+                let written = redirection(&answer).is_none();
+                Self::note_write(cache, unconfirmed, &node, write, &answer)?;
+                if written {
+                    break;
+                }
+                left.push(checkpoint);
+                self.move_checkpoints(nodes, unconfirmed).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the nodes that serve checkpoints now.
+    async fn move_checkpoints(
+        &self,
+        nodes: &Nodes,
+        unconfirmed: &mut Unconfirmed,
+    ) -> Result<(), Outage> {
+        for (checkpoint, to) in std::mem::take(&mut unconfirmed.moved) {
+            nodes.move_slot(checkpoints::slot_of(checkpoint), &self.node(nodes, &to).await?);
+        }
+        Ok(())
+    }
+}

@@ -1,8 +1,0 @@
--- KEYS: the second passes of a queue. ARGV: targets whose second pass is done, each followed by the time it was due.
--- One that was scheduled anew meanwhile stays.
-for i = 1, #ARGV, 2 do
-  if redis.call('ZSCORE', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    redis.call('ZREM', KEYS[1], ARGV[i])
-  end
-end
-return #ARGV / 2

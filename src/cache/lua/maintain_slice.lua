@@ -1,0 +1,32 @@
+-- KEYS: a tag's set, its four sets of members set aside, the list of sets with such members.
+-- ARGV: the cursor, about how many members, whether to set aside (1) or only to count (0), how long
+-- one of the four sets is filled (ms).
+-- A member whose key is gone is set aside and still belongs to the tag: its key may be about to be
+-- set. A member with a lease keeps its place, since a reader is filling it. So does a member that
+-- we may not ask about.
+-- Returns the next cursor, how many members were visited, and how many of them had no key.
+local slice = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local gone = {}
+for _, member in ipairs(slice[2]) do
+  if redis.pcall('EXISTS', member) == 0 and redis.pcall('EXISTS', side_key('lease', member)) == 0 then
+    gone[#gone + 1] = member
+  end
+end
+if ARGV[3] == '1' and #gone > 0 then
+  local time = redis.call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local aside = KEYS[2 + math.floor(now / tonumber(ARGV[4])) % 4]
+  local lasts, before = redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside)
+  for first = 1, #gone, 1000 do
+    local last = math.min(first + 999, #gone)
+    redis.call('SREM', KEYS[1], unpack(gone, first, last))
+    redis.call('SADD', aside, unpack(gone, first, last))
+  end
+  redis.call('SADD', KEYS[6], KEYS[1])
+  if lasts == -1 then
+    redis.call('PERSIST', aside)
+  elseif before ~= -1 then
+    redis.call('PEXPIRE', aside, math.max(lasts, before, 3600000))
+  end
+end
+return { slice[1], #slice[2], #gone }

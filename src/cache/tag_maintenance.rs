@@ -1,0 +1,193 @@
+//! Tag maintenance: removes members of tags' sets whose keys expired, were evicted or were deleted
+//! by others. Otherwise an index would outgrow the keys that it indexes.
+//!
+//! Such members are first set aside: see [`aside`](super::aside).
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::aside::Asides;
+use super::failure::CommandError;
+use super::script::{KEEP_LOCK, MAINTAIN_SLICE, Sent, TAKE_SECOND_LOOK};
+use super::side_keys::{ASIDES, aside};
+use super::{Cache, Redis, integers, lifetime, side_keys, tags};
+
+/// Keys that one step of a scan visits, and members in one slice of a set: well below a millisecond
+/// of Redis' time.
+pub const SCAN_STEP: usize = 500;
+
+/// Bits of a scan position that hold the server's own cursor. The upper bits hold the primary.
+pub(super) const CURSOR_BITS: u32 = 52;
+
+/// Part of a scan position that is the server's own cursor.
+const CURSOR: u64 = (1 << CURSOR_BITS) - 1;
+
+/// A part of all tags' sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagSets {
+    /// Position of the next part; 0 at the end of the scan.
+    pub next: u64,
+    /// Names of the sets. A name may come twice.
+    pub sets: Vec<Vec<u8>>,
+}
+
+/// Result of one slice of a tag's set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TagSlice {
+    /// Position of the next slice; 0 at the end of the set.
+    pub next: u64,
+    /// Members visited.
+    pub looked: u64,
+    /// Members whose keys were gone.
+    pub gone: u64,
+}
+
+impl Cache {
+    /// Returns the next of the tags' sets, whichever application made them. There is no list of
+    /// them, so this scans all keys, about [`SCAN_STEP`] at a time.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn tag_sets(&self, cursor: u64) -> Result<TagSets, CommandError> {
+        let mut command = redis::cmd("SCAN");
+        command
+            .arg(cursor & CURSOR)
+            .arg("MATCH")
+            .arg(pattern(&self.tag_prefix))
+            .arg("COUNT")
+            .arg(SCAN_STEP)
+            .arg("TYPE")
+            .arg("set");
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.tag_sets_in_cluster(cluster, cursor, command).await;
+        }
+        let Value::Array(answer) = self.call("SCAN", command).await? else {
+            return Err(tags::unexpected());
+        };
+        let [Value::BulkString(next), Value::Array(sets)] = answer.as_slice() else {
+            return Err(tags::unexpected());
+        };
+        let next = std::str::from_utf8(next)
+            .ok()
+            .and_then(|next| next.parse().ok())
+            .ok_or_else(tags::unexpected)?;
+        let sets = sets.iter().filter_map(|set| {
+            if let Value::BulkString(set) = set { Some(set.clone()) } else { None }
+        });
+        Ok(TagSets { next, sets: sets.collect() })
+    }
+
+    /// Sets aside, or only counts, the dead members in a slice of a tag's set: see
+    /// [`asides`](Self::asides).
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn maintain_slice(
+        &self,
+        set: &[u8],
+        cursor: u64,
+        only_count: bool,
+    ) -> Result<TagSlice, CommandError> {
+        if let Redis::Cluster(cluster) = &self.redis {
+            return self.maintain_slice_in_cluster(cluster, set, cursor, only_count).await;
+        }
+        let mut command =
+            MAINTAIN_SLICE.call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
+        command
+            .arg(cursor)
+            .arg(SCAN_STEP)
+            .arg(u8::from(!only_count))
+            .arg(lifetime::millis(self.aside_filled_for));
+        let [next, looked, gone] =
+            integers(&self.call("maintenance", command).await?).ok_or_else(tags::unexpected)?;
+        Ok(TagSlice { next, looked, gone })
+    }
+
+    /// Returns an empty schedule of second looks.
+    pub fn asides(&self) -> Asides {
+        Asides::new(self.aside_filled_for)
+    }
+
+    /// Returns the tags' sets under our prefix with members set aside, by any worker. A cluster has
+    /// no list of them, so the result is empty.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn sets_with_members_aside(&self) -> Result<Vec<Vec<u8>>, CommandError> {
+        if self.is_cluster() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(ASIDES);
+        let mut sets = self.texts("SMEMBERS", command).await?;
+        sets.retain(|set| set.starts_with(self.tag_prefix.as_bytes()));
+        Ok(sets)
+    }
+
+    /// Takes the second look at some members that are set aside, and drops those that are still
+    /// dead. Returns whether more may be due.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn take_second_look(&self, set: &[u8]) -> Result<bool, CommandError> {
+        match &self.redis {
+            Redis::Primary(_) => {
+                let mut command = TAKE_SECOND_LOOK
+                    .call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
+                command
+                    .arg(lifetime::millis(self.aside_filled_for))
+                    .arg(SCAN_STEP)
+                    .arg(fastrand::u32(..));
+                Ok(self.call("maintenance", command).await? == Value::Int(1))
+            }
+            Redis::Cluster(cluster) => self.take_second_look_in_cluster(cluster, set).await,
+        }
+    }
+
+    /// Takes or keeps the lock for tag maintenance, which one worker holds at a time over all
+    /// queues. Returns whether it is ours.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn lock_tag_maintenance(
+        &self,
+        token: &str,
+        ttl: Duration,
+    ) -> Result<bool, CommandError> {
+        let lock = side_keys::tag_maintenance_lock(&self.tag_prefix);
+        let mut command = KEEP_LOCK.call(&mut Sent::default(), [lock.as_bytes()].into_iter());
+        command.arg(token).arg(lifetime::millis(ttl));
+        Ok(self.call("lock", command).await? == Value::Int(1))
+    }
+}
+
+/// Returns the keys of the scripts for members set aside.
+fn with_asides<'k>(set: &'k [u8], asides: &'k [Vec<u8>; 4]) -> [&'k [u8]; 6] {
+    let [first, second, third, fourth] = asides;
+    [set, first, second, third, fourth, ASIDES]
+}
+
+/// Returns SCAN's pattern for keys that begin with `prefix`.
+fn pattern(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len() + 1);
+    for c in prefix.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('*');
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_escaped_for_scan() {
+        assert_eq!(pattern("cache_tag:"), "cache_tag:*");
+        assert_eq!(pattern("[a]*?\\"), "\\[a\\]\\*\\?\\\\*");
+    }
+}
