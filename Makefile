@@ -6,33 +6,41 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
-BIN := $${CARGO_TARGET_DIR:-target}/debug/unstale
-TOUR := $${CARGO_TARGET_DIR:-target}/debug/examples/tour
+# What `make demo` and `make run` build: the worker and the tour, in the profile that compiles fastest.
+PROFILE ?= demo
+BUILD_DEMO := cargo build --locked --profile $(PROFILE) --package unstale --package unstale-demo --bin unstale --bin tour
+DEMO_DIR := $${CARGO_TARGET_DIR:-target}/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-# With an example beside it the worker's dependencies are built as for the tests, and so only once.
-BUILD := cargo build --locked --bin unstale --example tour
+# The worker as `make test` builds it: its dependencies are compiled once for both.
+BUILD := cargo test --locked --no-run --test it
 
+# `## text` after a target is its help. `##@ text` begins a group.
 .PHONY: help
 help: ## List the targets
 	@if [ -t 1 ]; then bold=$$'\033[1m' plain=$$'\033[0m'; else bold= plain=; fi; \
 	awk -F ':.*## ' -v bold="$$bold" -v plain="$$plain" \
-		'/^[a-z-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
+		'/^##@ / { printf "\n%s%s%s\n", bold, substr($$0, 5), plain } \
+		/^[a-z-]+:.*## / { printf "  %smake %-16s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
+
+##@ Try it
 
 .PHONY: demo
 demo: ## Install what is missing, start private servers and a worker, and play the tour of the patterns
 	scripts/with-servers.sh --prepare
-	$(BUILD)
-	scripts/with-servers.sh scripts/demo.sh
+	$(BUILD_DEMO)
+	scripts/with-servers.sh scripts/demo.sh $(DEMO_DIR)
 
 .PHONY: run
 run: ## The same servers, and a worker on schemas/ in the foreground, until Ctrl-C
 	scripts/with-servers.sh --prepare
-	$(BUILD)
-	scripts/with-servers.sh scripts/run.sh $(BIN) $(TOUR)
+	$(BUILD_DEMO)
+	scripts/with-servers.sh scripts/run.sh $(DEMO_DIR)/unstale $(DEMO_DIR)/tour
 
 .PHONY: servers
 servers: ## Only the servers, with a shell whose environment points to them, until you leave it
 	scripts/with-servers.sh "$${SHELL:-bash}" -i
+
+##@ Test
 
 .PHONY: test
 # Most tests wait for servers most of the time: two for each core.
@@ -75,6 +83,9 @@ test-languages: install-servers ## Publish from every language of examples/ and 
 test-clients: install-servers ## Test the readers of clients/ (Python, Node) beside a worker (installs redis-py and ioredis)
 	$(BUILD)
 	scripts/test-clients.sh
+
+##@ Measure
+
 BENCH ?=
 ROUNDS ?= 5
 OUT ?= target/bench
@@ -83,19 +94,35 @@ OUT ?= target/bench
 bench: install-servers ## Measure the worker beside its peers: BENCH="a f" and ROUNDS=3 choose, OUT=docs/bench keeps the report
 	cargo bench --locked --bench compare -- $(BENCH) --rounds $(ROUNDS) --out $(OUT)
 
+##@ Check
+
 .PHONY: lint
-lint: ## Formatting, clippy and the documentation, warnings being errors
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+lint: ## Check formatting, clippy and rustdoc; a warning is an error
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 .PHONY: deny
-deny: ## Licences, sources and bans of the dependencies, by deny.toml; advisories where their database can be reached (installs cargo-deny)
+deny: ## Check licences, sources, bans and duplicates of the dependencies by deny.toml; advisories where their database is reachable (installs cargo-deny)
 	scripts/deny.sh
+
+.PHONY: unused
+unused: ## Find dependencies that nothing uses (installs cargo-machete)
+	scripts/unused.sh
+
+.PHONY: msrv
+msrv: ## Build with the oldest Rust that Cargo.toml claims (installs it, unless RUSTUP_AUTO_INSTALL=0)
+	scripts/msrv.sh
 
 .PHONY: fmt
 fmt: ## Format the code
-	cargo fmt
+	cargo fmt --all
+
+.PHONY: ci
+ci: ## Run everything that must hold before a change is taken: lint, dependencies and all tests
+	.ci/run
+
+##@ Set up
 
 .PHONY: install-servers
 install-servers: ## Install redis-server and rabbitmq-server where they are missing (Debian)

@@ -6,6 +6,8 @@
 //! `cargo bench --bench replay` (`-- 1000000 3` for that many events, over 20,000 entities, and
 //! rounds). Only ratios of one run count, since machines differ. It fails above the limits below.
 
+#![allow(clippy::disallowed_methods, reason = "a program apart")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

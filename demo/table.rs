@@ -125,16 +125,22 @@ pub(crate) fn summary(paint: &Paint, steps: &[Step], took: &[Duration], failed: 
     println!(
         "  make run                      the same servers and a worker, to publish to from your own code"
     );
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let worker = worker();
     println!(
-        "  {target}/debug/unstale check    validates schemas/ and runs its examples; change a rule and see"
+        "  {worker} check     validates schemas/ and runs its examples; change a rule and see"
     );
-    println!(
-        "  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {target}/debug/unstale plan"
-    );
+    println!("  echo '{{\"type\":\"user.updated\",\"data\":{{\"id\":42}}}}' | {worker} plan");
     println!(
         "  docs/SCHEMAS.md               each pattern in depth, and what your application must do for it"
     );
+}
+
+/// Returns the worker's program, which is built beside this one, as a person here would call it.
+fn worker() -> String {
+    let Ok(tour) = std::env::current_exe() else { return "unstale".to_owned() };
+    let worker = tour.with_file_name("unstale");
+    let here = std::env::current_dir().unwrap_or_default();
+    worker.strip_prefix(here).unwrap_or(&worker).display().to_string()
 }
 
 fn same_value(was: &State, is: &State) -> bool {

@@ -7,7 +7,12 @@
 //!
 //! It reads `UNSTALE_AMQP_URL`, `UNSTALE_REDIS_URL` and `UNSTALE_VAR_CATALOGUE_URL`, the address at
 //! which it serves the worker's loads. `tour catalogue` serves them without a tour, for `make run`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to a person")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a program that talks to a person, and reads what `make demo` sets"
+)]
 
 mod cache;
 mod catalogue;

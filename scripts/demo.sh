@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Called by with-servers.sh: starts a worker on schemas/, plays the tour against it and stops it. Fails if the result of a step is not as expected.
+# Called by with-servers.sh: starts a worker on schemas/, plays the tour against it and stops it. Fails
+# where any step of the tour fails.
+#   demo.sh DIRECTORY     where the programs `unstale` and `tour` are
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/ports.sh
 
-target=${CARGO_TARGET_DIR:-target}/debug
+programs=$1
 mkdir -p .local
 log=$(mktemp "$PWD/.local/worker.XXXXXX")
 http_port=$(free_port)
@@ -45,7 +47,7 @@ ready() {
 
 echo "Starting a worker on schemas/."
 set -m # a process group of its own: Ctrl-C ends the tour, and the worker is then told to stop
-"$target/unstale" run >"$log" 2>&1 &
+"$programs/unstale" run >"$log" 2>&1 &
 worker=$!
 set +m
 wait_for 60 "the worker is ready" ready
@@ -54,4 +56,4 @@ if ! kill -0 "$worker" 2>/dev/null; then
     exit 1
 fi
 
-"$target/examples/tour"
+"$programs/tour"

@@ -17,7 +17,7 @@ if [[ $(cargo deny --version 2>/dev/null) != "cargo-deny $version" ]]; then
         cargo install --locked --force --no-default-features --version "$version" cargo-deny
 fi
 
-cargo deny --locked --log-level warn check --hide-inclusion-graph --allow duplicate licenses sources bans
+cargo deny --locked --log-level warn check --hide-inclusion-graph licenses sources bans
 
 if GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote --exit-code "$database" HEAD >/dev/null 2>&1; then
     cargo deny --locked check advisories

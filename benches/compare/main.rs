@@ -4,6 +4,8 @@
 //! `cargo bench --bench compare -- a f --rounds 3 --out FOLDER` runs these workloads for this many
 //! rounds, and writes the report into that folder.
 
+#![allow(clippy::disallowed_methods, reason = "a program apart, which reads what its stage sets")]
+
 #[path = "../../tests/support/mod.rs"]
 mod support;
 

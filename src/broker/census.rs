@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::failure::BrokerError;
 use super::history::History;
 use super::inspect::{Inspector, QueueState};
+use super::names::Names;
 use crate::config::AmqpConfig;
 
 /// How often, and how far apart, both are looked at. What comes between two looks blurs each of
@@ -24,6 +25,8 @@ const INTERVAL: Duration = Duration::from_millis(150);
 pub struct Census {
     inspector: Inspector,
     history: History,
+    /// Queues of retry steps that are not ours. They may be missing.
+    other_retries: Vec<String>,
 }
 
 /// What was counted.
@@ -36,12 +39,17 @@ pub struct Count {
 }
 
 impl Census {
-    /// Connects.
+    /// Connects. Messages may wait in the queues of `other_steps` too.
     ///
     /// # Errors
     /// [`BrokerError`]
-    pub async fn connect(config: &AmqpConfig) -> Result<Self, BrokerError> {
+    pub async fn connect(
+        config: &AmqpConfig,
+        other_steps: &[Duration],
+    ) -> Result<Self, BrokerError> {
+        let others = Names::new(&config.queue, other_steps);
         Ok(Self {
+            other_retries: others.retry.into_iter().map(|(_, name)| name).collect(),
             inspector: Inspector::connect(config).await?,
             history: History::connect(config).await?,
         })
@@ -96,6 +104,30 @@ impl Census {
         Ok(missing)
     }
 
+    /// Returns how many events are missing from the main queue where every event from that offset
+    /// on may be unapplied: 0 where the main queue holds as many, and 1 at least where the history
+    /// is another one. Nobody may consume.
+    ///
+    /// Messages that somebody published to the queue itself hide as many missing events.
+    ///
+    /// # Errors
+    /// As for [`count`](Self::count).
+    pub async fn missing_from(&mut self, offset: u64) -> Result<u64, BrokerError> {
+        let mut missing = u64::MAX;
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                sleep(INTERVAL).await;
+            }
+            let end = self.end().await?;
+            let ready = self.ready(&self.inspector.names().main).await?;
+            missing = missing.min(missing_behind(offset, end, ready));
+            if missing == 0 {
+                break;
+            }
+        }
+        Ok(missing)
+    }
+
     /// Closes the connections.
     pub async fn close(self) {
         self.history.close().await;
@@ -106,20 +138,29 @@ impl Census {
         Ok(self.history.survey(&[]).await?.end)
     }
 
+    async fn ready(&self, name: &str) -> Result<u32, BrokerError> {
+        match self.inspector.queue(name).await? {
+            QueueState::Stands { ready, .. } => Ok(ready),
+            QueueState::Missing => {
+                Err(BrokerError::Unreachable(format!("queue `{name}` is missing")))
+            }
+            QueueState::Unknown(words) => Err(BrokerError::Unreachable(words)),
+        }
+    }
+
     /// Counts the messages of all queues. They are asked in the order in which messages go on: what
     /// moves meanwhile is rather counted twice than not at all.
     async fn held(&self) -> Result<u64, BrokerError> {
         let names = self.inspector.names();
         let retries = names.retry.iter().map(|(_, name)| name);
         let mut held = 0;
-        for name in retries.chain([&names.slow, &names.main, &names.dead]) {
-            match self.inspector.queue(name).await? {
-                QueueState::Stands { ready, .. } => held += u64::from(ready),
-                QueueState::Missing => {
-                    return Err(BrokerError::Unreachable(format!("queue `{name}` is missing")));
-                }
-                QueueState::Unknown(words) => return Err(BrokerError::Unreachable(words)),
+        for name in &self.other_retries {
+            if let QueueState::Stands { ready, .. } = self.inspector.queue(name).await? {
+                held += u64::from(ready);
             }
+        }
+        for name in retries.chain([&names.slow, &names.main, &names.dead]) {
+            held += u64::from(self.ready(name).await?);
         }
         Ok(held)
     }
@@ -135,9 +176,31 @@ fn missing_at(before: Count, end: u64, held: u64) -> u64 {
     missing.max(u64::from(end < before.end))
 }
 
+fn missing_behind(offset: u64, end: u64, ready: u32) -> u64 {
+    match end.checked_sub(offset) {
+        Some(unapplied) => unapplied.saturating_sub(ready.into()),
+        // A history that ends earlier was declared anew.
+        None => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_missing_where_fewer_wait_than_may_be_unapplied() {
+        for (offset, end, ready, missing, what) in [
+            (100, 100, 0, 0, "nothing came"),
+            (100, 120, 20, 0, "all that came waits"),
+            (100, 120, 30, 0, "somebody published to the queue itself"),
+            (100, 120, 19, 1, "one is gone, or was applied before the workers died"),
+            (100, 120, 0, 20, "another queue"),
+            (100, 0, 0, 1, "another history"),
+        ] {
+            assert_eq!(missing_behind(offset, end, ready), missing, "{what}");
+        }
+    }
 
     #[test]
     fn events_are_missing_where_the_history_grew_by_more_than_the_queues() {

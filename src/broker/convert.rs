@@ -101,11 +101,10 @@ impl Delivery {
     /// Returns how often it was redelivered, by the broker's count and by what a republished
     /// message says; `None` the first time.
     pub fn redelivery_count(&self) -> Option<u64> {
-        let before = if self.origin == Origin::Worker {
-            self.header(header::REDELIVERED).and_then(integer)
-        } else {
-            None
-        };
+        let before = self
+            .header(header::REDELIVERED)
+            .filter(|_| self.origin.is_republished())
+            .and_then(integer);
         let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
     }

@@ -14,7 +14,7 @@ use super::convert::{Delivery, for_copy, long};
 use super::publisher::Outgoing;
 use super::signature::Signer;
 use super::wire::content_header_bytes;
-use crate::event::{Form, Origin, header};
+use crate::event::{Form, header};
 use crate::printable::printable;
 use crate::reason::Reason;
 
@@ -143,7 +143,7 @@ enum Ours {
 
 /// The table without what the broker put there and without what only looks like ours.
 fn publishers_headers(delivery: &Delivery) -> BTreeMap<ShortString, AMQPValue> {
-    let is_copy = delivery.origin() == Origin::Worker;
+    let is_copy = delivery.origin().is_republished();
     let table = delivery.properties().headers().as_ref().map(FieldTable::inner);
     let mut kept: BTreeMap<ShortString, AMQPValue> = table
         .into_iter()
@@ -172,12 +172,10 @@ fn write_ours(
     ours: Ours,
 ) {
     let fits = |text: &&str| ours != Ours::Short || text.len() <= NAME_MAX_BYTES;
-    let signed =
-        |name: &str| if delivery.origin() == Origin::Worker { text(delivery, name) } else { None };
+    let signed = |name: &str| text(delivery, name).filter(|_| delivery.origin().is_republished());
     // A signature must not vouch for more of an unsigned message than how its event is read.
-    let earlier = |name: &str| {
-        if delivery.origin() == Origin::Publisher { None } else { text(delivery, name) }
-    };
+    let earlier =
+        |name: &str| text(delivery, name).filter(|_| delivery.origin().says_how_to_read());
     let mut write = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
             table.insert(name.into(), long(value));

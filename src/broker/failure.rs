@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Error, ErrorKind};
 
+use super::reply_text;
 use crate::tls;
 
 /// What to do about a missing permission.
@@ -215,7 +216,11 @@ pub enum PublishError {
 
 /// The broker's words, and what to do where a permission is missing.
 fn with_advice(words: &str) -> String {
-    if words.contains("ACCESS_REFUSED") { format!("{words}; {GRANT}") } else { words.to_owned() }
+    if reply_text::is_access_refused(words) {
+        format!("{words}; {GRANT}")
+    } else {
+        words.to_owned()
+    }
 }
 
 /// What an operation on an object came to, when it failed.
@@ -238,11 +243,7 @@ impl From<&Error> for Refusal {
         let text = words(error);
         let ErrorKind::ProtocolError(protocol) = error.kind() else { return Self::Passing(text) };
         match protocol.kind() {
-            // A queue whose node is down is "not found" too: only "no queue" and "no exchange" say
-            // that there is none.
-            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
-                if text.contains("no queue") || text.contains("no exchange") =>
-            {
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if reply_text::is_missing(&text) => {
                 Self::Missing(text)
             }
             AMQPErrorKind::Soft(
@@ -269,7 +270,7 @@ pub(super) fn connect_error(error: &Error) -> BrokerError {
         ErrorKind::ProtocolError(protocol) => match protocol.kind() {
             AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(text),
             // Also used when a limit of connections is reached, which passes.
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !text.contains("limit") => {
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !reply_text::is_limit(&text) => {
                 BrokerError::Refused(text)
             }
             _ => BrokerError::Unreachable(text),

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::failure::{BrokerError, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
+use super::reply_text;
 use super::topology::{self, Declared, Depth, Ensured};
 use crate::config::{AmqpConfig, HistoryConfig};
 
@@ -39,6 +40,11 @@ pub(super) enum HistoryFault {
 }
 
 impl HistoryFault {
+    /// Returns whether there is no history.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
     /// Returns what there is to tell a person.
     pub(super) fn words(&self) -> String {
         match self {
@@ -75,7 +81,7 @@ impl HistoryObject {
         });
         ensured.map_err(|error| match error {
             BrokerError::Topology(problems)
-                if problems.iter().all(|problem| problem.what.contains("no queue")) =>
+                if problems.iter().all(|problem| reply_text::is_missing_queue(&problem.what)) =>
             {
                 HistoryFault::Missing(problems)
             }

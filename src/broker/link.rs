@@ -7,12 +7,14 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use futures_util::{Stream, StreamExt};
-use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
+use lapin::tcp::AsyncTcpStream;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_connector::{RustlsConnector, RustlsConnectorConfig};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
@@ -22,7 +24,12 @@ use super::failure::{BrokerError, SessionEnded, connect_error};
 use super::greeting::Greeting;
 use super::nesting::Levelled;
 use super::throttle::{Allowance, ThrottledTokio};
+use crate::backoff::Doubling;
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
+
+/// Between two tries to connect.
+pub const RECONNECT_PAUSES: Doubling =
+    Doubling { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// For each node: name resolution, TCP, TLS and the AMQP handshake together. lapin itself has no
 /// such limit.
@@ -276,17 +283,19 @@ async fn dial(
                 let AsyncTcpStream::Plain(connected) = outcome? else {
                     return Err(io::Error::other("a socket that is none"));
                 };
-                if let AsyncTcpStream::Plain(plain) = connected.get_ref() {
+                let plain = connected.into_inner();
+                if let Either::Left(plain) = &plain {
                     let _ = kept.set(StdTcpStream::from(
                         plain.socket().get_ref().as_fd().try_clone_to_owned()?,
                     ));
                 }
-                let Some(connector) = &connector else {
-                    let _ = greets.set(connected.greeting());
-                    return Ok(AsyncTcpStream::Plain(connected));
+                let stream = match (plain, &connector) {
+                    (Either::Left(plain), Some(connector)) => {
+                        Either::Right(connector.connect_async(host, plain).await?)
+                    }
+                    (stream, _) => stream,
                 };
-                let encrypted = connected.into_inner().into_rustls(connector, host).await?;
-                let levelled = Levelled::new(encrypted);
+                let levelled = Levelled::new(stream);
                 let _ = greets.set(levelled.greeting());
                 Ok(AsyncTcpStream::Plain(levelled))
             };

@@ -2,9 +2,8 @@
 //!
 //! A [`Session`] is two connections and the objects of the contract, found or declared. It is never
 //! repaired: whatever goes wrong ends it ([`SessionEnded`]), its owner drops it whole and opens
-//! another after a [`Backoff`].
+//! another after a [back-off](crate::backoff), whose pauses are [`RECONNECT_PAUSES`].
 
-mod backoff;
 mod census;
 mod consume;
 mod convert;
@@ -28,13 +27,14 @@ mod prefetch;
 mod publisher;
 mod queue_specs;
 mod recent_acks;
+pub mod reply_text;
 mod session;
+mod short_text;
 mod signature;
 mod throttle;
 mod topology;
 mod wire;
 
-pub use backoff::Backoff;
 pub use census::{Census, Count};
 pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
@@ -44,6 +44,7 @@ pub use failure::{BrokerError, HistoryProblem, PublishError, SessionEnded, Topol
 pub use history::{Found, History, Place, Survey};
 pub use inspect::{Inspector, QueueState};
 pub use lane::{Lane, LaneName, Tag};
+pub use link::RECONNECT_PAUSES;
 pub use look::{Looker, QueueLook, Waiting};
 pub use names::Names;
 pub use prefetch::Prefetch;

@@ -1,9 +1,11 @@
-//! A bound on how deep the headers of a message are nested, before lapin reads them.
+//! What a publisher may send and lapin cannot read is changed in place, before lapin reads it.
 //!
-//! lapin's parser calls itself for each table within a table. A publisher's header of some
-//! kilobytes can hold thousands of levels: they would overflow the stack and end the process. So
-//! the bytes that arrive are looked through first, above TLS. A table or array beyond
-//! [`LEVELS_MAX`] becomes a byte array, which has the same layout: one byte is changed in place.
+//! The bytes that arrive are looked through first, above TLS:
+//! - lapin's parser calls itself for each table within a table. A publisher's header of some
+//!   kilobytes can hold thousands of levels: they would overflow the stack and end the process. A
+//!   table or array beyond [`LEVELS_MAX`] becomes a byte array, which has the same layout.
+//! - lapin's parser ends the session over a short text that is not UTF-8. RabbitMQ does not look at
+//!   them. Such a text becomes UTF-8 of the same length ([`super::short_text`]).
 //!
 //! The layout is that of AMQP 0-9-1, sections 4.2.3 (frames), 4.2.5.5 (tables) and 4.2.6
 //! (properties), with RabbitMQ's own types of values.
@@ -15,12 +17,17 @@ use std::task::{Context, Poll};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::greeting::Greeting;
+use super::short_text::Mending;
 
 /// Maximum nesting of tables and arrays in headers.
 pub(super) const LEVELS_MAX: usize = 64;
 
-/// The type of a frame with a message's properties.
+/// The types of frames with a method, and with a message's properties.
+const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
+
+/// Bytes that name a method: its class and its number.
+const METHOD_HEAD_BYTES: u64 = 4;
 
 /// Bytes of a frame's head: type, channel, size of the payload.
 const FRAME_HEAD_BYTES: u32 = 7;
@@ -28,10 +35,51 @@ const FRAME_HEAD_BYTES: u32 = 7;
 /// Bytes before the properties: class, weight, size of the body. The flags follow.
 const CONTENT_HEAD_BYTES: u32 = 12;
 
-/// Which properties there are, in the order of their bits.
-const HAS_CONTENT_TYPE: u16 = 1 << 15;
-const HAS_CONTENT_ENCODING: u16 = 1 << 14;
-const HAS_HEADERS: u16 = 1 << 13;
+/// A part of a method, or a property.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    /// That many bytes.
+    Fixed(u8),
+    /// A short text.
+    Text,
+    /// Headers.
+    Headers,
+}
+
+/// The properties of a message, from the highest bit of the flags on.
+const PROPERTIES: [Field; 14] = [
+    Field::Text,     // content type
+    Field::Text,     // content encoding
+    Field::Headers,  // headers
+    Field::Fixed(1), // delivery mode
+    Field::Fixed(1), // priority
+    Field::Text,     // correlation id
+    Field::Text,     // reply to
+    Field::Text,     // expiration
+    Field::Text,     // message id
+    Field::Fixed(8), // timestamp
+    Field::Text,     // type
+    Field::Text,     // user id
+    Field::Text,     // app id
+    Field::Text,     // cluster id
+];
+
+/// Returns the fields of a method, up to the last text that others than us may write.
+fn fields_of(method: u32) -> &'static [Field] {
+    const DELIVERED: [Field; 4] = [Field::Text, Field::Fixed(9), Field::Text, Field::Text];
+    const RETURNED: [Field; 4] = [Field::Fixed(2), Field::Text, Field::Text, Field::Text];
+    match (method >> 16, method & 0xffff) {
+        // basic.deliver: consumer tag; delivery tag and whether redelivered; exchange; routing key.
+        (60, 60) => &DELIVERED,
+        // basic.get-ok: the same without the consumer tag.
+        (60, 71) => &DELIVERED[1..],
+        // basic.return: code; words; exchange; routing key.
+        (60, 50) => &RETURNED,
+        // connection.close and channel.close: code; words, which the broker cuts at 255 bytes.
+        (10, 50) | (20, 40) => &RETURNED[..2],
+        _ => &[],
+    }
+}
 
 /// A stream whose frames are nested no deeper than lapin can read.
 #[derive(Debug)]
@@ -49,11 +97,6 @@ impl<S> Levelled<S> {
     /// The first frame, as it arrives.
     pub(super) fn greeting(&self) -> Greeting {
         self.greeting.clone()
-    }
-
-    /// The stream within.
-    pub(super) fn get_ref(&self) -> &S {
-        &self.stream
     }
 
     /// The stream within. Nothing may have been read yet.
@@ -130,9 +173,13 @@ enum Part {
     /// What comes before a content header's flags.
     ContentHead,
     Flags,
-    /// The length of a short text that is a property.
-    PropertyLength,
-    Property,
+    /// What names a method.
+    MethodHead,
+    /// The length of a short text that is a field.
+    ShortTextLength,
+    ShortText,
+    /// A field that is no text.
+    Fixed,
     /// The length of the headers, or of a table or array within.
     Length,
     /// The length of a member's name.
@@ -167,7 +214,11 @@ struct Frames {
     /// Bytes of the payload, and how many of them were looked through.
     size: u64,
     at: u64,
+    /// The fields that are still to come of a method or of the properties, and of these, which
+    /// ones there are.
+    fields: &'static [Field],
     flags: u16,
+    mending: Mending,
     next_is_table: bool,
     levels: [Level; LEVELS_MAX],
     depth: usize,
@@ -181,7 +232,9 @@ impl Default for Frames {
             number: 0,
             size: 0,
             at: 0,
+            fields: &[],
             flags: 0,
+            mending: Mending::default(),
             next_is_table: true,
             levels: [Level::default(); LEVELS_MAX],
             depth: 0,
@@ -190,7 +243,8 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Looks through the next bytes of the connection, and flattens what is nested too deep.
+    /// Looks through the next bytes of the connection, flattens what is nested too deep, and mends
+    /// short texts.
     fn level(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
@@ -204,6 +258,9 @@ impl Frames {
                 self.number =
                     part.iter().fold(self.number, |number, &byte| number << 8 | u64::from(byte));
             }
+            if matches!(self.part, Part::ShortText | Part::Name) {
+                self.mending.mend(part, self.left);
+            }
             // A part without bytes ends as soon as it begins.
             let mut last = part.last_mut();
             while self.left == 0 {
@@ -215,7 +272,12 @@ impl Frames {
     fn is_number(&self) -> bool {
         !matches!(
             self.part,
-            Part::Property | Part::Name | Part::Value | Part::Rest | Part::ContentHead
+            Part::ShortText
+                | Part::Fixed
+                | Part::Name
+                | Part::Value
+                | Part::Rest
+                | Part::ContentHead
         )
     }
 
@@ -225,21 +287,24 @@ impl Frames {
         match self.part {
             Part::FrameHead => {
                 (self.size, self.at) = (number & 0xffff_ffff, 0);
-                let is_content_header = (number >> 48) as u8 == CONTENT_HEADER;
-                if is_content_header {
-                    self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into())
-                } else {
-                    self.rest()
+                match (number >> 48) as u8 {
+                    CONTENT_HEADER => self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into()),
+                    METHOD => self.begin(Part::MethodHead, METHOD_HEAD_BYTES),
+                    _ => self.rest(),
                 }
             }
             Part::ContentHead => self.begin(Part::Flags, 2),
             Part::Flags => {
                 // A further word of flags is none to lapin either.
-                self.flags = number as u16;
-                self.property();
+                (self.fields, self.flags) = (&PROPERTIES, number as u16);
+                self.field();
             }
-            Part::PropertyLength => self.begin(Part::Property, number),
-            Part::Property => self.property(),
+            Part::MethodHead => {
+                (self.fields, self.flags) = (fields_of(number as u32), u16::MAX);
+                self.field();
+            }
+            Part::ShortTextLength => self.begin(Part::ShortText, number),
+            Part::ShortText | Part::Fixed => self.field(),
             Part::Length => {
                 let end = self.at + number;
                 let most =
@@ -278,7 +343,6 @@ impl Frames {
             Part::TextLength => self.begin(Part::Value, number),
             Part::Value => self.element(),
             Part::Rest => {
-                self.flags = 0;
                 self.depth = 0;
                 self.part = Part::FrameHead;
                 self.left = FRAME_HEAD_BYTES.into();
@@ -294,19 +358,25 @@ impl Frames {
         (self.part, self.left) = (part, bytes);
     }
 
-    /// Goes on with the next property of those that come first, up to the headers.
-    fn property(&mut self) {
-        for text in [HAS_CONTENT_TYPE, HAS_CONTENT_ENCODING] {
-            if self.flags & text != 0 {
-                self.flags &= !text;
-                return self.begin(Part::PropertyLength, 1);
+    /// Goes on with the next field that there is.
+    fn field(&mut self) {
+        while let Some((field, later)) = self.fields.split_first() {
+            self.fields = later;
+            let is_there = self.flags & 1 << 15 != 0;
+            self.flags <<= 1;
+            if !is_there {
+                continue;
             }
+            return match field {
+                Field::Fixed(bytes) => self.begin(Part::Fixed, (*bytes).into()),
+                Field::Text => self.begin(Part::ShortTextLength, 1),
+                Field::Headers => {
+                    self.next_is_table = true;
+                    self.begin(Part::Length, 4);
+                }
+            };
         }
-        if self.flags & HAS_HEADERS == 0 {
-            return self.rest();
-        }
-        self.next_is_table = true;
-        self.begin(Part::Length, 4);
+        self.rest();
     }
 
     /// Goes on with the next member or element, behind the levels that end here.
@@ -318,7 +388,7 @@ impl Frames {
             }
             self.depth = within;
         }
-        self.rest();
+        self.field();
     }
 
     /// Passes over what is left of the frame.
@@ -346,7 +416,7 @@ mod tests {
     /// A content header with a content type and these headers.
     fn content_header(headers: &[u8]) -> Vec<u8> {
         let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
-        payload.extend((HAS_CONTENT_TYPE | HAS_HEADERS | 1 << 12).to_be_bytes());
+        payload.extend((1u16 << 15 | 1 << 13 | 1 << 12).to_be_bytes());
         payload.extend([4, b'j', b's', b'o', b'n']);
         payload.extend(u32::try_from(headers.len()).unwrap().to_be_bytes());
         payload.extend(headers);
@@ -472,6 +542,43 @@ mod tests {
         let headers = [before, member(&nested(b'A', 500))].concat();
         let found = levelled(&content_header(&headers), 3);
         assert_eq!(depth(headers_of(&found), true), LEVELS_MAX - 1);
+    }
+
+    /// A short text.
+    fn short(text: &[u8]) -> Vec<u8> {
+        [&[u8::try_from(text.len()).unwrap()][..], text].concat()
+    }
+
+    #[test]
+    fn every_short_text_becomes_utf_8() {
+        let bad = short(b"\xff.\xc3");
+        let mended = short(b"?.?");
+        let stream = |text: &[u8]| {
+            let delivered = [&[0; 9][..], text, text].concat();
+            let inner = [text, b"t\x01"].concat();
+            let inner = [&[0, 0, 0, 6][..], &inner].concat();
+            let headers = [text, b"F", &inner, text, b"S\0\0\0\x01\xff"].concat();
+            let mut header = vec![0; 12];
+            header.extend(0xfffc_u16.to_be_bytes());
+            header.extend([text, text].concat());
+            header.extend(u32::try_from(headers.len()).unwrap().to_be_bytes());
+            header.extend([&headers[..], &[2, 255], text, text, text, text, &[255; 8]].concat());
+            header.extend([text, text, text, text].concat());
+            [
+                frame(METHOD, &[&[0, 60, 0, 60][..], text, &delivered].concat()),
+                frame(CONTENT_HEADER, &header),
+                frame(3, b"\xff\xfe"),
+                frame(METHOD, &[&[0, 60, 0, 71][..], &delivered, &[0; 4]].concat()),
+                frame(METHOD, &[&[0, 60, 0, 50, 1, 56][..], text, text, text].concat()),
+                frame(METHOD, &[&[0, 20, 0, 40, 1, 150][..], text, &[0; 4]].concat()),
+                frame(METHOD, &[&[0, 10, 0, 50, 1, 150][..], text, &[0; 4]].concat()),
+                frame(METHOD, &[&[0, 60, 0, 80][..], &[255; 9]].concat()),
+            ]
+            .concat()
+        };
+        for piece in [1, 2, 3, 50, usize::MAX] {
+            assert_eq!(levelled(&stream(&bad), piece), stream(&mended), "in pieces of {piece}");
+        }
     }
 
     proptest! {

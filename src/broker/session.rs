@@ -62,6 +62,8 @@ pub enum Start {
 struct Found {
     declared: Vec<Declared>,
     history_was_missing: bool,
+    /// There is still none.
+    history_is_missing: bool,
     history_fault: Option<String>,
 }
 
@@ -74,6 +76,8 @@ pub struct Mended {
     pub has_declared_history: bool,
     /// What is missing or not as it must be, and could not be mended.
     pub problems: Vec<String>,
+    /// There is no history, and somebody else is to declare it.
+    pub history_is_missing: bool,
     /// Why the history cannot be used.
     pub history_fault: Option<String>,
 }
@@ -143,14 +147,15 @@ impl Session {
             permitted::check(config, &names).await?;
         }
         let mut warnings = ensured.warnings;
-        let history_fault = match history_ensured {
+        let (history_is_missing, history_fault) = match history_ensured {
             Ok(history) => {
                 warnings.extend(history.warnings);
-                None
+                (false, None)
             }
-            Err(fault) => Some(fault.words()),
+            Err(fault) => (fault.is_missing(), Some(fault.words())),
         };
-        let found = Found { declared: ensured.declared, history_was_missing, history_fault };
+        let declared = ensured.declared;
+        let found = Found { declared, history_was_missing, history_is_missing, history_fault };
         Ok(Self {
             config: config.clone(),
             origins: Origins::new(signer, &names),
@@ -215,6 +220,12 @@ impl Session {
             && !self.main_was_missing()
     }
 
+    /// Returns whether there was no history when the session had begun, and somebody else is to
+    /// declare it.
+    pub fn history_is_missing(&self) -> bool {
+        self.found.history_is_missing
+    }
+
     /// What was noted while it was opened, or by [`mend`](Self::mend), and not taken since.
     pub fn deletion_seen(&self) -> &DeletionSeen {
         &self.seen
@@ -262,7 +273,10 @@ impl Session {
                     mended.has_declared_history = !ensured.declared.is_empty();
                     mended.declared.extend(in_words(&ensured.declared));
                 }
-                Err(fault) => mended.history_fault = Some(fault.words()),
+                Err(fault) => {
+                    mended.history_is_missing = fault.is_missing();
+                    mended.history_fault = Some(fault.words());
+                }
             }
         }
         Ok(mended)

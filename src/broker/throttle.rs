@@ -19,8 +19,9 @@ use async_rs::util::Task;
 use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::task::AtomicWaker;
-use lapin::tcp::AsyncTcpStream;
+use rustls_connector::AsyncTlsStream;
 
 use super::nesting::Levelled;
 
@@ -161,6 +162,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Throttled<S> {
     }
 }
 
+/// A stream without TLS, or one with it.
+type MaybeTls<S> = Either<S, AsyncTlsStream<S>>;
+
 /// Tokio as lapin knows it, with throttled sockets whose frames are levelled.
 #[derive(Debug, Clone)]
 pub(super) struct ThrottledTokio {
@@ -200,7 +204,7 @@ impl Executor for ThrottledTokio {
 }
 
 impl Reactor for ThrottledTokio {
-    type TcpStream = Levelled<AsyncTcpStream<Throttled<<Tokio as Reactor>::TcpStream>>>;
+    type TcpStream = Levelled<MaybeTls<Throttled<<Tokio as Reactor>::TcpStream>>>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
@@ -225,10 +229,7 @@ impl Reactor for ThrottledTokio {
         let (connecting, allowance) =
             (self.tokio.tcp_connect_addr(address), self.allowance.clone());
         async move {
-            Ok(Levelled::new(AsyncTcpStream::Plain(Throttled {
-                socket: connecting.await?,
-                allowance,
-            })))
+            Ok(Levelled::new(Either::Left(Throttled { socket: connecting.await?, allowance })))
         }
     }
 }

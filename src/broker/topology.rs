@@ -12,6 +12,7 @@ use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
 use super::queue_specs::{Kind, QueueSpec, history_spec, queue_specs};
+use super::reply_text;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 /// What became of the objects.
@@ -289,7 +290,9 @@ impl<'l> Objects<'l> {
             Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => {
                 self.unseen(&object, &words)
             }
-            Err(Refusal::Differs(words)) if is_history && !words.contains("inequivalent") => {
+            Err(Refusal::Differs(words))
+                if is_history && !reply_text::has_other_arguments(&words) =>
+            {
                 self.no_streams(object, words)
             }
             Err(Refusal::Unsupported(words)) if is_history => self.no_streams(object, words),

@@ -23,6 +23,7 @@ mod place;
 mod progress;
 mod record;
 mod rules;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;

@@ -187,9 +187,7 @@ impl Sentinels {
         let answer = socket.ask(&question).await.map_err(|_| Mute::Away)?.into_iter().next();
         *standing = Some(socket);
         match answer {
-            Some(Value::ServerError(error))
-                if error.details().is_some_and(|details| details.contains("No such master")) =>
-            {
+            Some(Value::ServerError(error)) if failure::is_unknown_primary(&error) => {
                 Err(Mute::Unknown)
             }
             Some(Value::ServerError(error)) => Err(Mute::Outage(failure::of_sentinel(&error))),

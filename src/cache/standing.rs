@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::failure::Outage;
+use crate::backoff::{Backoff, Doubling};
 
-/// Between failing probes: from the first to the last, each jittered down to a half. Below the 2 s
-/// in which consuming must resume.
-const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1_000)];
+/// Between failing probes. Below the 2 s in which consuming must resume.
+const PROBE_PAUSES: Doubling =
+    Doubling { first: Duration::from_millis(50), longest: Duration::from_millis(1_000) };
 
 /// A success that an outage follows sooner counts as a failure: a probe may promise what no other
 /// command can keep (a cluster's node that owns the probe's slot alone), and nothing else would
@@ -66,10 +67,11 @@ enum Current<L> {
     Down(Outage),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pace {
-    failures: u32,
-    last: Option<Instant>,
+    backoff: Backoff,
+    /// When the last probe ended, and how long the next one waits from then on.
+    last: Option<(Instant, Duration)>,
     result: Option<Result<(), Outage>>,
 }
 
@@ -77,7 +79,12 @@ impl<C: Connect> Standing<C> {
     pub(super) fn new(connect: C) -> Self {
         let current =
             ArcSwap::from_pointee(Current::Down(Outage::new("not connected to Redis yet")));
-        Self { connect, current, pace: tokio::sync::Mutex::default(), probes: AtomicU64::new(0) }
+        Self {
+            connect,
+            current,
+            pace: tokio::sync::Mutex::new(Pace::new()),
+            probes: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn connect(&self) -> &C {
@@ -164,27 +171,21 @@ impl<C: Connect> Standing<C> {
 }
 
 impl Pace {
+    fn new() -> Self {
+        Self { backoff: Backoff::new(PROBE_PAUSES), last: None, result: None }
+    }
+
     async fn wait(&mut self) {
-        if self
-            .last
-            .is_some_and(|last| matches!(self.result, Some(Ok(()))) && last.elapsed() > STEADY)
-        {
-            self.failures = 0;
-        }
-        let (Some(last), Some(doublings)) = (self.last, self.failures.checked_sub(1)) else {
+        let Some((last, pause)) = self.last else { return };
+        if matches!(self.result, Some(Ok(()))) && last.elapsed() > STEADY {
+            self.backoff.reset();
             return;
-        };
-        let [first, longest] = PROBE_PAUSES;
-        let pause = first
-            .saturating_mul(2u32.saturating_pow(doublings))
-            .min(longest)
-            .mul_f64(0.5 + fastrand::f64() / 2.0);
+        }
         tokio::time::sleep(pause.saturating_sub(last.elapsed())).await;
     }
 
     fn note(&mut self, result: &Result<(), Outage>) {
-        self.failures = self.failures.saturating_add(1);
-        self.last = Some(Instant::now());
+        self.last = Some((Instant::now(), self.backoff.next_delay(fastrand::f64())));
         self.result = Some(result.clone());
     }
 }

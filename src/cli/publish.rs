@@ -10,7 +10,7 @@ use serde_json::json;
 use super::reach::reach;
 use super::signal::stop_on_signal;
 use super::{CommandError, Exit, configure};
-use crate::broker::{Outgoing, PublishError, Publisher};
+use crate::broker::{Outgoing, PublishError, Publisher, reply_text};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
 use crate::event::line::{OwnedMessage, OwnedProperties};
@@ -161,7 +161,7 @@ async fn publish(
     )?;
     match failed {
         Some(error @ PublishError::Unsendable(_)) => Err(CommandError::usage(error)),
-        Some(PublishError::Refused(words)) if words.contains("no exchange") => {
+        Some(PublishError::Refused(words)) if reply_text::is_missing_exchange(&words) => {
             let advice =
                 "start a worker once, which declares it, or name another in UNSTALE_EXCHANGE";
             Err(CommandError::unavailable(format_args!(

@@ -158,6 +158,7 @@ fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CommandE
             let logged =
                 log(|| error!("the process ends without its lanes, which do not answer: what is in flight comes again from the broker"));
             let _ = logged.recv_timeout(LOGGED_WITHIN);
+            #[expect(clippy::disallowed_methods, reason = "the lanes do not answer")]
             std::process::exit(Exit::Unfinished as i32);
         });
     };

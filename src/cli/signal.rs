@@ -18,6 +18,7 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CommandError> {
                 _ = terminate.recv() => {}
             }
             if second {
+                #[expect(clippy::disallowed_methods, reason = "the second signal ends it at once")]
                 std::process::exit(Exit::Unfinished as i32);
             }
             token.cancel();

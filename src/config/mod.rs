@@ -72,6 +72,27 @@ impl Scope {
 }
 
 /// All settings, checked.
+///
+/// ```
+/// use unstale::config::{Config, Scope};
+///
+/// let read = |pairs: &[(&str, &str)]| {
+///     let pairs = pairs.iter().map(|(name, value)| (name.into(), value.into()));
+///     Config::from_pairs(pairs, |path| std::fs::read(path), Scope::All)
+/// };
+/// let (config, warnings) = read(&[
+///     ("UNSTALE_AMQP_URL", "amqp://rabbit/"),
+///     ("UNSTALE_REDIS_URL", "redis://redis/0"),
+///     ("UNSTALE_SHUTDOWN_GRACE", "10s"),
+/// ])?;
+/// assert_eq!(config.shutdown_grace.as_secs(), 10);
+/// assert!(warnings.is_empty());
+///
+/// // Every problem is reported at once.
+/// let problems = read(&[("UNSTALE_BATCH", "many"), ("UNSTALE_LOG_FORMAT", "xml")]).unwrap_err();
+/// assert!(problems.problems.len() >= 2);
+/// # Ok::<(), unstale::config::ConfigProblems>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Settings for RabbitMQ.

@@ -1,6 +1,7 @@
 //! The table of all settings: names and defaults.
 
 use serde::Deserialize;
+use strsim::osa_distance;
 
 /// Prefix of all our variables.
 pub(super) const PREFIX: &str = "UNSTALE_";
@@ -97,27 +98,13 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let limit = bare.len().saturating_sub(PREFIX.len()).div_ceil(3);
     let upper = bare.to_ascii_uppercase();
     let (distance, setting) =
-        SETTINGS.iter().map(|setting| (edit_distance(&upper, setting.name), setting.name)).min()?;
+        SETTINGS.iter().map(|setting| (osa_distance(&upper, setting.name), setting.name)).min()?;
     // The first half of a name counts too: it is an incomplete name.
     let begins = SETTINGS
         .iter()
         .map(|setting| setting.name)
         .find(|known| bare.len() > PREFIX.len() && known.starts_with(&format!("{upper}_")));
     (distance <= limit).then_some(setting).or(begins)
-}
-
-/// Returns the Levenshtein distance, in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

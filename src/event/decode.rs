@@ -34,6 +34,25 @@ impl Default for Reading {
 /// The order is that of [`Form::ALL`]. A republished message is read in the form of its first
 /// arrival.
 ///
+/// ```
+/// use unstale::event::{Decoded, Form, Message, Reading, decode};
+///
+/// let message = Message {
+///     exchange: "events",
+///     routing_key: "user.updated",
+///     body: br#"{"id":"e-1","type":"user.updated","data":{"id":42}}"#,
+///     ..Message::default()
+/// };
+/// let Decoded::Event(event) = decode(&message, Reading::default())? else { panic!("an event") };
+/// assert_eq!(event.event_type, "user.updated");
+/// assert_eq!(event.form, Form::Envelope);
+/// assert_eq!(event.data().text(), r#"{"id":42}"#);
+///
+/// let broken = Message { body: b"{", ..message.clone() };
+/// assert!(decode(&broken, Reading::default()).is_err());
+/// # Ok::<(), unstale::event::Malformed>(())
+/// ```
+///
 /// # Errors
 /// [`Malformed`] if the message is not an event and no later attempt can change that. The text
 /// names fields and limits, never values.

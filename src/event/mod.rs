@@ -70,6 +70,19 @@ pub enum Origin {
     Worker,
 }
 
+impl Origin {
+    /// Returns whether a worker or `dlq replay` published the message, so that all our headers
+    /// count.
+    pub fn is_republished(self) -> bool {
+        self == Self::Worker
+    }
+
+    /// Returns whether our headers define how the event is read.
+    pub fn says_how_to_read(self) -> bool {
+        self != Self::Publisher
+    }
+}
+
 /// The AMQP 0-9-1 basic properties that describe the event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Properties<'a> {

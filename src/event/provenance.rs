@@ -1,11 +1,12 @@
 //! The headers of a republished message: its first arrival, and the work done so far.
 
-use super::{Form, HeaderValue, Message, Origin, header};
+use super::{Form, HeaderValue, Message, header};
 
 /// The content of a republished message's headers.
 ///
 /// A publisher's headers can reach the default exchange too: through the broker's dead-lettering, a
-/// shovel or the management UI. Therefore the signature decides which headers count ([`Origin`]).
+/// shovel or the management UI. Therefore the signature decides which headers count:
+/// [`Origin`](super::Origin).
 ///
 /// Without a signature, only the headers that define how the event is read count, since messages of
 /// an older worker are unsigned. The others count as absent, so all effects are done.
@@ -48,7 +49,7 @@ impl<'a> Provenance<'a> {
     pub fn of(message: &'a Message<'a>) -> Option<Self> {
         let routing_key = routing_key(message)?;
         let headers = &message.headers;
-        let is_signed = message.origin == Origin::Worker;
+        let is_signed = message.origin.is_republished();
         let signed = |name| headers.text(name).filter(|_| is_signed);
         Some(Self {
             exchange: headers.text(header::EXCHANGE).unwrap_or_default(),
@@ -72,16 +73,18 @@ impl<'a> Provenance<'a> {
         })
     }
 
-    /// Returns the positions that are still to do under that registry. `None` means all of them,
-    /// also if the list refers to another registry.
-    pub fn effects_by(&self, registry_digest: &str) -> Option<&[u32]> {
-        self.effects.as_deref().filter(|_| self.registry == Some(registry_digest))
+    /// Returns the positions that are still to do under that registry, whose rules yield this
+    /// number of effects. `None` means all of them: the list counts only if it refers to this
+    /// registry and all its positions exist.
+    pub fn effects_by(self, registry_digest: &str, effects: usize) -> Option<Vec<u32>> {
+        let positions = self.effects.filter(|_| self.registry == Some(registry_digest))?;
+        positions.iter().all(|position| (*position as usize) < effects).then_some(positions)
     }
 }
 
 /// Returns the routing key of the first arrival if the message is a republished one.
 pub(super) fn routing_key<'a>(message: &'a Message<'a>) -> Option<&'a str> {
-    if message.origin == Origin::Publisher || !message.exchange.is_empty() {
+    if !message.origin.says_how_to_read() || !message.exchange.is_empty() {
         return None;
     }
     message.headers.text(header::ROUTING_KEY)
@@ -109,7 +112,7 @@ fn positions(list: &str) -> Option<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Headers;
+    use super::super::{Headers, Origin};
     use super::*;
 
     fn message<'a>(exchange: &'a str, headers: &[(&'a str, HeaderValue<'a>)]) -> Message<'a> {
@@ -143,9 +146,14 @@ mod tests {
         assert_eq!(provenance.attempt, 3);
         assert_eq!(provenance.form, Some(Form::Envelope));
         assert_eq!(provenance.reason, Some("redis_refused"));
-        assert_eq!(provenance.effects_by("abc"), Some(&[1, 4][..]));
+        assert_eq!(provenance.clone().effects_by("abc", 5), Some(vec![1, 4]));
         assert_eq!(
-            provenance.effects_by("def"),
+            provenance.clone().effects_by("abc", 4),
+            None,
+            "a position beyond the effects: all are done"
+        );
+        assert_eq!(
+            provenance.effects_by("def", 5),
             None,
             "another registry counts otherwise: all are done"
         );

@@ -53,6 +53,27 @@ impl Default for FoldLimits {
 }
 
 /// A span of the history, reduced to the effects that still matter. Events must be added in order.
+///
+/// ```
+/// use unstale::plan::Fold;
+/// use unstale::registry::{Action, Effect, RuleId};
+///
+/// let effect = |target: &str, action| Effect {
+///     rule: RuleId(0),
+///     target: target.to_owned(),
+///     action,
+///     version: None,
+///     again: None,
+/// };
+/// let mut fold = Fold::new("cache_tag:");
+/// for offset in 0..1_000 {
+///     fold.choose(offset, effect("user:42", Action::Delete), true);
+///     fold.choose(offset, effect("menu", Action::InvalidateTag), true);
+/// }
+/// let left = fold.take(true);
+/// assert_eq!(left.len(), 2, "one effect for each key and tag");
+/// assert!(fold.is_empty());
+/// ```
 #[derive(Debug)]
 pub struct Fold {
     tag_prefix: String,

@@ -10,11 +10,12 @@ use super::fill::Lease;
 use super::names::Names;
 use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
+use crate::backoff::{Backoff, Doubling};
 use crate::cache::side_keys::SEQUENCE;
 
-/// Between two looks at another's lease: from the first to the longest, each jittered down to a
-/// half.
-const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(200)];
+/// Between two looks at another reader's lease.
+const PAUSES: Doubling =
+    Doubling { first: Duration::from_millis(10), longest: Duration::from_millis(200) };
 
 pub(super) enum Found<C: ConnectionLike + Clone + Send + Sync + 'static> {
     Value(Vec<u8>, Outcome),
@@ -46,7 +47,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         }
         let deadline = Instant::now() + self.options.wait;
         let mut stale = self.options.stale;
-        let [mut pause, longest] = PAUSES;
+        let mut backoff = Backoff::new(PAUSES);
         let mut found_as = Outcome::Hit;
         loop {
             match self.look(names, stale).await {
@@ -57,10 +58,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
                     return Found::Nothing(Outcome::Crowded);
                 }
                 Ok(Look::Held) => {
-                    let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+                    let pause = backoff.next_delay(fastrand::f64());
                     // The last look is at the end.
-                    tokio::time::sleep_until((Instant::now() + jittered).min(deadline)).await;
-                    pause = (pause * 2).min(longest);
+                    tokio::time::sleep_until((Instant::now() + pause).min(deadline)).await;
                     (stale, found_as) = (Duration::ZERO, Outcome::Waited);
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use strsim::osa_distance;
+
 pub(crate) use super::source::{Pos, SourceFile};
 use crate::printable::printable;
 
@@ -235,7 +237,7 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
     let allowed = (name.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()
-        .map(|candidate| (edit_distance(&name.to_lowercase(), candidate), candidate))
+        .map(|candidate| (osa_distance(&name.to_lowercase(), candidate), candidate))
         .filter(|&(distance, _)| distance <= allowed)
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, candidate)| candidate)
@@ -243,28 +245,7 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
 
 /// Whether one name is the other with one slip of the fingers.
 pub(crate) fn is_slip(name: &str, known: &str) -> bool {
-    name.len() <= MAX_COMPARED_BYTES && edit_distance(&name.to_lowercase(), known) <= 1
-}
-
-/// Levenshtein's, two neighbours that changed places counted as one edit.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(rows[i - 2][j - 2] + 1);
-                }
-                best
-            };
-        }
-    }
-    rows[a.len()][b.len()]
+    name.len() <= MAX_COMPARED_BYTES && osa_distance(&name.to_lowercase(), known) <= 1
 }
 
 #[cfg(test)]

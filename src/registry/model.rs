@@ -11,7 +11,38 @@ use super::url_template::UrlTemplate;
 use super::value_template::ValueTemplate;
 use crate::quantity::Rate;
 
-/// Every rule of a directory of schema files.
+/// Every rule of a directory of rule files.
+///
+/// ```
+/// use unstale::event::Event;
+/// use unstale::registry::{Action, LoadOptions, MissingVars, Registry};
+///
+/// let folder = tempfile::tempdir()?;
+/// std::fs::write(
+///     folder.path().join("user.yaml"),
+///     r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#,
+/// )?;
+/// let options = LoadOptions {
+///     schemas: folder.path().to_owned(),
+///     key_prefix: "shop:".to_owned(),
+///     tag_prefix: "cache_tag:".to_owned(),
+///     vars: Default::default(),
+///     max_keys_per_event: 10_000,
+///     missing_vars: MissingVars::Refuse,
+/// };
+/// let registry = Registry::load(&options)?.registry;
+/// assert_eq!(registry.routing_keys(), ["user.updated"]);
+///
+/// let event = Event {
+///     event_type: "user.updated".into(),
+///     data_text: r#"{"id":42}"#.into(),
+///     ..Event::default()
+/// };
+/// let resolution = registry.resolve(&event);
+/// assert_eq!(resolution.effects[0].target, "shop:user:42");
+/// assert_eq!(resolution.effects[0].action, Action::Delete);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Registry {
     /// SHA-256 in hex over every file's path and bytes, this build's version and the variables: two

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
@@ -35,11 +35,22 @@ const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 /// The field of a panic that may have several lines.
 const BACKTRACE: &str = "backtrace";
 
+/// Reason why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogsError {
+    /// The directives are invalid.
+    #[error(transparent)]
+    Directives(#[from] ParseError),
+    /// Logging was started before.
+    #[error(transparent)]
+    Started(#[from] TryInitError),
+}
+
 /// Starts logging, for panics too.
 ///
 /// # Errors
-/// The directives are invalid, or logging was started before.
-pub(crate) fn init(directives: &str, format: LogFormat) -> anyhow::Result<()> {
+/// [`LogsError`] if the directives are invalid, or logging was started before.
+pub(crate) fn init(directives: &str, format: LogFormat) -> Result<(), LogsError> {
     tracing_subscriber::registry()
         .with(layer(filter(directives)?, format, std::io::stderr))
         .try_init()?;

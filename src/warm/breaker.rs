@@ -11,14 +11,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backoff::Doubling;
+
 /// The last loads that decide.
 const WINDOW: usize = 20;
 
 /// So many of them must have failed, and at least half: fewer may be chance.
 const FAILURES: usize = 5;
 
-/// How long it stays open the first time, and at most; doubled each time that the trial fails too.
-const OPEN_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+/// How long it stays open. Each trial that fails too doubles it.
+const OPEN_FOR: Doubling =
+    Doubling { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
 
 /// How a load went, as far as the loader's health goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,14 +122,14 @@ impl Breaker {
         let mut state = self.state();
         match pass {
             Pass::Trial { epoch } if epoch == state.epoch => {
-                let before = state.open.map_or(OPEN_FOR[0], |open| open.for_so_long);
+                let before = state.open.map_or(OPEN_FOR.first, |open| open.for_so_long);
                 let is_news = state.note(health);
                 Some(match health {
                     Health::Good => state.close(),
                     // A resource that failed before says nothing new of the others.
                     Health::Failing { .. } if !is_news => state.trip(before, true, now),
                     Health::Bad | Health::Failing { .. } => {
-                        state.trip((before * 2).min(OPEN_FOR[1]), true, now)
+                        state.trip(OPEN_FOR.after(before), true, now)
                     }
                 })
             }
@@ -135,7 +138,7 @@ impl Breaker {
                 let failures =
                     state.outcomes.iter().filter(|outcome| **outcome != Health::Good).count();
                 (failures >= FAILURES && failures * 2 >= state.outcomes.len())
-                    .then(|| state.trip(OPEN_FOR[0], false, now))
+                    .then(|| state.trip(OPEN_FOR.first, false, now))
             }
             Pass::Trial { .. } | Pass::Closed { .. } | Pass::Open { .. } => None,
         }
@@ -200,7 +203,7 @@ mod tests {
         }
         assert_eq!(
             load(&breaker, Health::Bad, now),
-            Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false })
+            Some(Turn::Opened { for_so_long: OPEN_FOR.first, again: false })
         );
         breaker
     }
@@ -209,9 +212,9 @@ mod tests {
     fn opens_after_failures_that_are_no_chance_lets_one_try_and_closes() {
         let now = Instant::now();
         let breaker = tripped(now);
-        assert_eq!(breaker.pass(now), Pass::Open { left: OPEN_FOR[0] });
-        assert_eq!(breaker.open_for(now), Some(OPEN_FOR[0]));
-        let later = now + OPEN_FOR[0];
+        assert_eq!(breaker.pass(now), Pass::Open { left: OPEN_FOR.first });
+        assert_eq!(breaker.open_for(now), Some(OPEN_FOR.first));
+        let later = now + OPEN_FOR.first;
         assert_eq!(breaker.open_for(later), None);
         let trial = breaker.pass(later);
         assert!(matches!(trial, Pass::Trial { .. }));
@@ -225,9 +228,9 @@ mod tests {
         let mut now = Instant::now();
         let breaker = tripped(now);
         for doublings in 1..6 {
-            now += OPEN_FOR[1];
+            now += OPEN_FOR.longest;
             breaker.given_up(breaker.pass(now));
-            let expected = (OPEN_FOR[0] * 2_u32.pow(doublings)).min(OPEN_FOR[1]);
+            let expected = (OPEN_FOR.first * 2_u32.pow(doublings)).min(OPEN_FOR.longest);
             assert_eq!(
                 load(&breaker, Health::Bad, now),
                 Some(Turn::Opened { for_so_long: expected, again: true })
@@ -258,21 +261,24 @@ mod tests {
         for resource in 1..4 {
             assert_eq!(load(&breaker, Health::Failing { resource }, now), None);
         }
-        let opened = Some(Turn::Opened { for_so_long: OPEN_FOR[0], again: false });
+        let opened = Some(Turn::Opened { for_so_long: OPEN_FOR.first, again: false });
         assert_eq!(
             load(&breaker, Health::Failing { resource: 4 }, now),
             opened,
             "five resources fail, and none is answered"
         );
-        let later = now + OPEN_FOR[1];
+        let later = now + OPEN_FOR.longest;
         let again = |for_so_long| Some(Turn::Opened { for_so_long, again: true });
         assert_eq!(
             load(&breaker, Health::Failing { resource: 7 }, later),
-            again(OPEN_FOR[0]),
+            again(OPEN_FOR.first),
             "no longer for one that is known to fail"
         );
-        let later = later + OPEN_FOR[1];
-        assert_eq!(load(&breaker, Health::Failing { resource: 8 }, later), again(OPEN_FOR[0] * 2));
+        let later = later + OPEN_FOR.longest;
+        assert_eq!(
+            load(&breaker, Health::Failing { resource: 8 }, later),
+            again(OPEN_FOR.first * 2)
+        );
     }
 
     #[test]
@@ -285,7 +291,7 @@ mod tests {
         }
         assert_eq!(breaker.ended(old, Health::Good, now), None);
         assert!(matches!(breaker.pass(now), Pass::Open { .. }));
-        let later = now + OPEN_FOR[0];
+        let later = now + OPEN_FOR.first;
         let trial = breaker.pass(later);
         assert_eq!(breaker.ended(old, Health::Bad, later), None);
         assert_eq!(breaker.ended(trial, Health::Good, later), Some(Turn::Closed));

@@ -1,14 +1,15 @@
-//! How many bytes a lane has built for the events that it has read and not settled.
+//! Counts the bytes that a lane has built for events that are read and not settled.
 //!
-//! One event may build some MiB, and many are in flight. What a lane holds of them together stays
-//! within [`MOST_BYTES`].
+//! One event may build some MiB, and many events are in flight. Together they stay within
+//! [`MOST_BYTES`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// Most bytes built for what one lane has in flight, but for the event that goes beyond it.
+/// Maximum number of bytes built for the events in flight of one lane. One event that needs more is
+/// allowed alone.
 pub(super) const MOST_BYTES: u64 = 32 * 1024 * 1024;
 
 /// One lane's account. Clones share it.
@@ -21,7 +22,7 @@ struct Inner {
     released: Notify,
 }
 
-/// A part of the account. Dropped, it is given back.
+/// A part of the account. Dropping it releases the bytes.
 #[derive(Debug)]
 pub(super) struct Charge {
     account: Account,
@@ -29,22 +30,22 @@ pub(super) struct Charge {
 }
 
 impl Account {
-    /// Whether more may be read.
+    /// Returns true if more may be read.
     pub(super) fn has_room(&self) -> bool {
         self.0.bytes.load(Ordering::Relaxed) < MOST_BYTES
     }
 
-    /// Charges what has been built already.
+    /// Charges bytes that are built already.
     pub(super) fn charge(&self, bytes: u64) -> Charge {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         Charge { account: self.clone(), bytes }
     }
 
-    /// Waits until so many bytes may be built beside all else, or nothing else is there.
+    /// Waits until that many bytes fit, or until nothing else is charged.
     pub(super) async fn reserve(&self, bytes: u64) -> Charge {
         loop {
             let mut released = std::pin::pin!(self.0.released.notified());
-            // Before the look, or a release in between would go unheard.
+            // Registers before the check, so that no release in between is missed.
             released.as_mut().enable();
             let fits = |before: u64| {
                 (before == 0 || before + bytes <= MOST_BYTES).then_some(before + bytes)
@@ -58,7 +59,7 @@ impl Account {
 }
 
 impl Charge {
-    /// Gives back what was reserved beyond what was built.
+    /// Releases the reserved bytes that were not built.
     pub(super) fn reduce_to(&mut self, bytes: u64) {
         let over = self.bytes.saturating_sub(bytes);
         self.bytes -= over;

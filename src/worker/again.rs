@@ -1,5 +1,5 @@
-//! Second passes, for readers that take no part: this worker does those that are due, whoever
-//! scheduled them.
+//! Runs second deletes, which protect readers without leases. This worker runs those that are due,
+//! including those that other workers scheduled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,17 @@ use tracing::{debug, warn};
 use super::Shared;
 use crate::cache::{CommandError, new_token};
 
-/// Between two looks: a second pass comes at most so much late.
+/// Time between two looks, and so the maximum delay of a second delete.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Between two looks where no rule of the registry asks for second passes: an older one may have.
+/// Time between two looks if no rule of the registry asks for second deletes. An older registry may
+/// have asked.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// After Redis refused to tell: rights change rarely.
+/// Time before the next look after Redis refused the command, since rights change rarely.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
-/// Does what is due until `stop`.
+/// Runs due second deletes until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let work = async {
         let token = new_token();
@@ -50,7 +51,8 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// Does what is due now, as far as one call goes. Whether there may be more.
+/// Runs the second deletes that are due now, as many as one call does. Returns true if there may be
+/// more.
 async fn pass(shared: &Shared, token: &str) -> Result<bool, CommandError> {
     let passes = shared.cache.pass_again(token).await?;
     super::slow_lane::tell_of_lost(passes.lost);

@@ -1,4 +1,4 @@
-//! A batch: deliveries that arrived together, from what they ask for to their acknowledgement.
+//! A batch: deliveries that arrived together, from their requests to their settlement.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use crate::reason::Reason;
 use crate::registry::Matched;
 use crate::telemetry::EffectLog;
 
-/// Batches that break their checkpoint so often in a row are applied one delivery at a time.
+/// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
 
 /// Deliveries that arrived together, in order; never empty.
@@ -28,38 +28,43 @@ const SUSPECTED_AFTER: u32 = 2;
 pub(super) struct Batch {
     taken: Taken,
     pub(super) requests: Vec<Request>,
-    /// The registry they were resolved with.
+    /// The registry that resolved them.
     pub(super) live: Arc<Live>,
     _charge: Charge,
-    /// How often in a row the checkpoint behind it was found broken.
+    /// How many times in a row the checkpoint behind the batch was broken.
     broke_checkpoint: u32,
+    /// True if keys that the batch deletes may be gone, though nothing of the batch counts as
+    /// applied.
+    was_tried: bool,
 }
 
-/// The effects that are not done, by event, in order of position.
+/// The unfinished effects, by event, in order of position.
 pub(super) type Unsettled = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
 
 impl Batch {
-    /// Returns the batch of deliveries, with a request for each of them.
+    /// Returns a batch of deliveries, with one request for each of them.
     pub(super) fn new(
         taken: Taken,
         requests: Vec<Request>,
         live: Arc<Live>,
         charge: Charge,
     ) -> Self {
-        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0 }
+        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0, was_tried: false }
     }
 
     pub(super) fn deliveries(&self) -> &[Delivery] {
         &self.taken.deliveries
     }
 
-    /// The newest delivery's tag: acknowledging through it settles the batch.
+    /// Returns the newest delivery's tag. Acknowledging through it settles the batch.
     pub(super) fn last_tag(&self) -> Option<Tag> {
         self.deliveries().last().map(Delivery::tag)
     }
 
-    /// Applies what one round trip can do. The effects that are not done; or the outage, and
-    /// nothing is known.
+    /// Applies everything that one round trip can do. Returns the unfinished effects.
+    ///
+    /// # Errors
+    /// Returns the outage. It is then unknown which effects were applied.
     pub(super) async fn apply(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
         if self.is_suspected() {
             self.apply_one_by_one(shared).await
@@ -68,23 +73,25 @@ impl Batch {
         }
     }
 
-    /// Notes why it was not applied.
+    /// Notes the outage that kept the batch from being applied.
     pub(super) fn not_applied(&mut self, outage: &Outage) {
+        self.note_tried();
         self.broke_checkpoint = if outage.broke_checkpoint { self.broke_checkpoint + 1 } else { 0 };
     }
 
-    /// Whether one of its deliveries may be what breaks the checkpoint behind the batch: it must be
-    /// applied with nothing else under way.
+    /// Returns true if one of its deliveries may be the one that breaks the checkpoint. Such a
+    /// batch must be applied alone.
     pub(super) fn is_suspected(&self) -> bool {
         self.broke_checkpoint >= SUSPECTED_AFTER
     }
 
-    /// Applies each delivery by itself. The one that breaks the checkpoint all the same is given
-    /// up, and passed over the next time.
+    /// Applies each delivery by itself. A delivery that still breaks the checkpoint is
+    /// dead-lettered, and skipped the next time.
     async fn apply_one_by_one(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
         let mut unsettled = Unsettled::new();
         for event in 0..self.requests.len() {
-            // What broke before is not blamed on it: other workers may have such a delivery too.
+            // An earlier break is not attributed to this event. Other workers may have such a
+            // delivery too.
             shared.cache.confirm_checkpoint().await?;
             match self.apply_events(shared, event..event + 1).await {
                 Ok(of_event) => unsettled.extend(of_event),
@@ -99,7 +106,7 @@ impl Batch {
         Ok(unsettled)
     }
 
-    /// Dead-letters one event: applied alone, it breaks the checkpoint.
+    /// Dead-letters one event, which breaks the checkpoint when applied alone.
     pub(super) fn give_up(&mut self, event: usize) {
         if self.requests[event].verdict.is_some() {
             return;
@@ -114,9 +121,16 @@ impl Batch {
         self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
-    /// Deletes the keys that it deletes, while Redis refuses all that needs memory. The batch is
-    /// still to be applied. Returns whether Redis took the deletions.
-    pub(super) async fn delete_now(&self, shared: &Shared) -> bool {
+    /// Notes that keys of the batch may be deleted, though nothing of it counts as applied. The
+    /// batch then always warms its keys, since it is unknown which had a value.
+    pub(super) fn note_tried(&mut self) {
+        self.was_tried = true;
+    }
+
+    /// Deletes the keys that the batch deletes, while Redis refuses everything that needs memory.
+    /// The batch must still be applied. Returns true if Redis accepted the deletions.
+    pub(super) async fn delete_now(&mut self, shared: &Shared) -> bool {
+        self.note_tried();
         let deleted =
             shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
         if let Err(outage) = &deleted {
@@ -145,7 +159,7 @@ impl Batch {
         Ok(unsettled)
     }
 
-    /// Returns the effects of some events that are still to be applied.
+    /// Returns the effects of some events that must still be applied.
     fn collect<'b>(&'b self, shared: &'b Shared, events: Range<usize>) -> plan::Batch<'b> {
         let effects = self.requests[events.clone()]
             .iter()
@@ -156,7 +170,7 @@ impl Batch {
         for (event, request) in (first..).zip(&self.requests[events]) {
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
                 let slot = EffectRef { event, position };
-                match (request.asks_for(position), request.is_copy) {
+                match (request.asks_for(position), self.was_tried || request.was_tried) {
                     (false, _) => {}
                     (true, false) => batch.push(slot, effect),
                     (true, true) => batch.push_retried(slot, effect),
@@ -166,7 +180,7 @@ impl Batch {
         batch
     }
 
-    /// The outcome with the name of the effect's rule in what it says.
+    /// Returns the outcome, with the name of the effect's rule in its message.
     pub(super) fn named(&self, slot: EffectRef, mut outcome: EffectOutcome) -> EffectOutcome {
         if let EffectOutcome::Retry { message, .. }
         | EffectOutcome::NotTried { message, .. }
@@ -179,8 +193,9 @@ impl Batch {
         outcome
     }
 
-    /// Has every copy of what is unsettled confirmed, then counts. After that the batch may be
-    /// acknowledged; whether there are copies, which would be made twice if it never were.
+    /// Publishes a message for everything that is unsettled, waits for the confirmations, and
+    /// counts. Afterwards the batch may be acknowledged. Returns true if messages were republished:
+    /// without the acknowledgement they would be published twice.
     pub(super) async fn settle(
         &self,
         shared: &Shared,
@@ -253,13 +268,13 @@ impl Batch {
     }
 }
 
-/// Returns how long ago an event happened; `None` where its publisher's clock is ahead, so that
-/// nobody knows.
+/// Returns how long ago an event happened. Returns `None` if the publisher's clock is ahead and the
+/// time is therefore unknown.
 fn lag(happened_at: Timestamp, now: Timestamp) -> Option<Duration> {
     now.duration_since(happened_at).try_into().ok()
 }
 
-/// What is left to do of an event, in order of position.
+/// Returns the unfinished effects of an event, in order of position.
 fn rest(unsettled: &Unsettled, event: u32) -> &[(u32, EffectOutcome)] {
     unsettled.get(&event).map_or(&[], Vec::as_slice)
 }

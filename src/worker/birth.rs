@@ -1,7 +1,8 @@
-//! When the history was declared anew: a heal from an earlier time is not complete, since the
-//! stream holds nothing of it. Each worker remembers it, and has Redis hold it for the others.
+//! Remembers when the history was declared anew. A heal from an earlier time is incomplete, since
+//! the stream holds nothing of that time. Each worker remembers it, and saves it in Redis for the
+//! others.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
@@ -11,40 +12,54 @@ use crate::broker::{BrokerError, History};
 use crate::cache::{CommandError, HealFrom, Marks};
 use crate::ops::heal::{Healed, NotHealed, window};
 
-/// In milliseconds since the Unix epoch; 0 where the history has been there all the time, as far as
-/// anybody knows.
+/// The time of the history's declaration, as far as this worker knows.
 #[derive(Debug, Default)]
-pub(super) struct Birth(AtomicU64);
+pub(super) struct Birth {
+    /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
+    born_ms: AtomicU64,
+    /// True if the last look found no history.
+    is_missing: AtomicBool,
+}
 
 impl Birth {
-    /// The history was declared anew just now.
+    /// Notes that the history was declared anew just now.
     pub(super) fn is_now(&self) {
         self.learn(now_ms());
     }
 
+    /// Notes whether the history was missing just now. A history that exists later holds nothing
+    /// from before.
+    pub(super) fn looked(&self, is_missing: bool) {
+        if self.is_missing.swap(is_missing, Ordering::Relaxed) || is_missing {
+            self.is_now();
+        }
+    }
+
     fn learn(&self, born_ms: u64) {
-        self.0.fetch_max(born_ms, Ordering::Relaxed);
+        self.born_ms.fetch_max(born_ms, Ordering::Relaxed);
     }
 
     fn is_after(&self, from: HealFrom) -> bool {
-        let born_ms = i64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
     }
 }
 
-/// Takes in what the marks say, and has Redis hold what they do not: also where it went back.
+/// Reads the time from the checkpoints, and saves it if they have an earlier one, also after Redis
+/// went back.
 pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
     let held = marks.history_born_ms();
     shared.birth.learn(held);
-    let born_ms = shared.birth.0.load(Ordering::Relaxed);
+    let born_ms = shared.birth.born_ms.load(Ordering::Relaxed);
     if held < born_ms { shared.cache.note_history_birth(born_ms).await } else { Ok(()) }
 }
 
-/// Returns what a heal came to, which is not complete where the history was declared anew since.
-/// `known`: an offset that the history had before the heal began.
+/// Returns the result of a heal. It is incomplete if the history was declared anew since. `known`:
+/// an offset that the history had before the heal began.
 ///
 /// # Errors
-/// [`NotHealed`]: the nodes that were read lag behind another one, so the heal is to go on.
+/// Returns [`NotHealed`] if the nodes that were read lag behind another node. The heal must then go
+/// on.
 pub(super) async fn judge(
     shared: &Shared,
     marks: &Marks,
@@ -68,7 +83,7 @@ pub(super) async fn judge(
     Ok(if is_cut { healed.cut() } else { healed })
 }
 
-/// Returns the offset behind the history, by the node that is furthest.
+/// Returns the offset behind the history, from the node that is furthest.
 async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
     let mut history = History::connect(&shared.config.amqp).await?;
     let survey = history.survey(&[]).await;
@@ -79,6 +94,22 @@ async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_that_was_missing_is_new_when_it_exists_again() {
+        let birth = Birth::default();
+        let born_ms = || birth.born_ms.load(Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 0);
+        birth.looked(true);
+        assert!(born_ms() > 0, "even if this worker does not see it come back");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert!(born_ms() > 1, "it came back since the last look");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 1);
+    }
 
     #[test]
     fn a_heal_from_before_the_history_is_not_complete() {

@@ -1,5 +1,6 @@
-//! Whether the workers that share our marks in Redis are of our broker. Those of another broker, or
-//! virtual host, with the same `UNSTALE_QUEUE` would heal for us, by their own history.
+//! Checks that the workers that share the checkpoints in Redis use the same broker. Workers of
+//! another broker, or virtual host, with the same `UNSTALE_QUEUE` would heal for this worker by
+//! their own history.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,27 +13,27 @@ use crate::broker::Inspector;
 use crate::cache::{CommandError, HealFrom, LowWatermark, Marks};
 use crate::ops::heal::window;
 
-/// Maximum time that a worker of another broker is waited for at the start: one that was killed
-/// counts as dead by then, and one whose cluster was renamed has found that out.
+/// Maximum time a starting worker waits for a worker of another broker. By then a killed one counts
+/// as dead, and one with a renamed cluster has noticed that.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Time between two looks.
 const LOOKS: Duration = Duration::from_millis(300);
 
-/// What this worker knows of brokers.
+/// The brokers of this worker and of the others.
 #[derive(Debug, Default)]
 pub(super) struct Brokers(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The name of our cluster and our virtual host; `None` where the broker does not tell.
+    /// The name of this worker's cluster and virtual host. `None` if the broker does not report it.
     ours: Option<Arc<str>>,
-    /// Workers that named another broker when we last made sure of ours.
+    /// Workers that named another broker when this worker last checked its own.
     seen: Vec<String>,
 }
 
 impl Brokers {
-    /// Takes in what a session found.
+    /// Notes the broker that a session found.
     pub(super) fn met(&self, broker: Option<&str>) {
         if let Some(broker) = broker {
             self.change(|state| state.ours = Some(broker.into()));
@@ -48,8 +49,8 @@ impl Brokers {
     }
 }
 
-/// Names our broker in the marks, before they are taken up. Returns why this worker may not:
-/// workers of another broker live. To be called once a session has begun.
+/// Names this worker's broker in the checkpoints, before they are used. Returns a cause if it must
+/// not, since workers of another broker live. Callers must have begun a session.
 pub(super) async fn settle(
     shared: &Shared,
     is_first: bool,
@@ -90,8 +91,8 @@ fn words(ours: &str, theirs: &str) -> String {
     )
 }
 
-/// Owes a heal where the marks are of another broker, whose workers are gone: what they healed,
-/// they healed by another history.
+/// Owes a heal if the checkpoints are from another broker whose workers are gone. Those workers
+/// healed by another history.
 fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
     let Some(before) = marks.broker().filter(|before| *before != ours) else { return };
     warn!(
@@ -99,17 +100,17 @@ fn take_marks(shared: &Shared, marks: &Marks, ours: &str) {
         now = ours,
         "the marks in Redis are of another broker, or of ours under its former name: the history is applied again"
     );
-    // An offset is one of the other history.
+    // The offset belongs to the other history.
     let low = marks.lowest().map(|low| HealFrom::low(LowWatermark { offset: None, ..low }));
     let from = low.unwrap_or_default().or_window(window(&shared.config), Timestamp::now());
     shared.owed.owe(from, "the marks in Redis were of another broker");
 }
 
-/// Time to ask our broker for its name: a tick must not wait longer.
+/// Maximum time to ask the broker for its name: a tick must not wait longer.
 const ASKS_FOR: Duration = Duration::from_secs(1);
 
-/// Sees to it, at each tick, that the marks name our broker. Where workers name another one, ours
-/// may have been renamed: a new connection tells.
+/// Checks at each tick that the checkpoints name this worker's broker. If workers name another one,
+/// the broker may have been renamed, and a new connection reports that.
 pub(super) async fn note(shared: &Shared, marks: &Marks) -> Result<(), CommandError> {
     let Some(ours) = shared.brokers.ours() else { return Ok(()) };
     let cache = &shared.cache;

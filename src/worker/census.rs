@@ -1,6 +1,14 @@
-//! Whether events were lost while no worker ran: somebody deleted the main queue and declared it
-//! anew, unbound or purged it. The last worker that ends counts what queues and history hold, and
-//! the first one that starts compares (see `broker/census.rs`).
+//! Detects events that were lost while no worker ran: the main queue was deleted and declared anew,
+//! unbound or purged. The last worker that ends counts the messages in the queues and the history.
+//! The first worker that starts compares (see `broker/census.rs`).
+//!
+//! Killed workers leave no count, but they leave their low watermarks. Every event behind the
+//! lowest may be unapplied, so all of them must wait in the main queue. Under load the watermark
+//! lags a minute behind. Then fewer events wait, as if some were lost, and the heal that follows
+//! reads from that minute on.
+//!
+//! A worker that starts within 10 s of the kill compares nothing, since it takes the killed workers
+//! for live ones. So workers that crash again and again do not heal each time.
 
 use std::time::Duration;
 
@@ -8,9 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::{Shared, mend};
 use crate::broker::{BrokerError, Census, Count};
-use crate::cache::{CommandError, LastCount};
+use crate::cache::{CommandError, LastCount, LowWatermark, Marks};
 
-/// Maximum time of a count at the end.
+/// Maximum time of the count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
 
 /// Maximum time of the comparison at the start. Events wait for it.
@@ -20,8 +28,8 @@ fn is_on(shared: &Shared) -> bool {
     shared.config.heals() && shared.config.amqp.history.is_some()
 }
 
-/// Counts for the next worker, if this one is the last. To be called once nothing is consumed any
-/// more, and before the marks are left.
+/// Counts for the next worker, if this one is the last. Callers must have stopped consuming, and
+/// must not have left the checkpoints yet.
 pub(super) async fn leave(shared: &Shared) {
     if !is_on(shared) || !shared.gate.is_open() {
         return;
@@ -45,21 +53,25 @@ async fn count(shared: &Shared) -> Result<(), String> {
     if marks.others_consume(shared.cache.id()) {
         return Ok(());
     }
-    let mut census = Census::connect(&shared.config.amqp).await.map_err(words)?;
+    let mut census = connect(shared, &marks).await.map_err(words)?;
     let Count { surplus, end } = census.count().await.map_err(words)?;
     shared.cache.leave_count(LastCount { surplus, end }).await.map_err(unsaid)?;
     census.close().await;
     Ok(())
 }
 
-/// Finds out whether events were lost since the last worker ended, and owes a heal then. To be
-/// called before anything is consumed.
+/// Detects events that were lost since the last worker ended, and then owes a heal. Callers must
+/// not have begun to consume.
 pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     if !is_on(shared) {
         return Ok(());
     }
-    let Some(before) = shared.cache.read_marks().await?.last_count() else { return Ok(()) };
-    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, before));
+    let marks = shared.cache.read_marks().await?;
+    let Some(before) = marks.last_count() else {
+        compare_with_checkpoints(shared).await;
+        return Ok(());
+    };
+    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, &marks, before));
     let lost = match compared
         .await
         .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
@@ -79,7 +91,7 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
             Some("whether events were lost while no worker ran is not known")
         }
     };
-    // Another worker that compared may consume by now: then fewer messages are in the queues.
+    // Another worker that compared may already consume. Then fewer messages are in the queues.
     if shared.cache.read_marks().await?.last_count() != Some(before) {
         return Ok(());
     }
@@ -89,11 +101,52 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
     shared.cache.forget_count().await
 }
 
-async fn missing_since(shared: &Shared, before: LastCount) -> Result<u64, BrokerError> {
-    let mut census = Census::connect(&shared.config.amqp).await?;
+/// Detects events that were lost since all workers were killed, and then owes a heal.
+async fn compare_with_checkpoints(shared: &Shared) {
+    // Without one, no worker ran before, another worker lives, or a heal has just applied all of
+    // the history.
+    let Some(LowWatermark { offset: Some(from), .. }) = shared.low.inherited() else { return };
+    // Nothing can make up for it, and the log names the fault already.
+    if shared.history_fault.load().is_some() {
+        return;
+    }
+    match tokio::time::timeout(FIRST_COUNT, missing_from(shared, from))
+        .await
+        .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
+    {
+        Ok(0) => return,
+        Ok(missing) => {
+            info!(missing, from, "fewer events wait than came since the last checkpoint")
+        }
+        Err(cause) => warn!(%cause, "the queue cannot be compared with the history"),
+    }
+    let cause =
+        "the last workers were killed: whether events were lost while no worker ran is not known";
+    mend::owe(shared, cause).await;
+}
+
+async fn missing_from(shared: &Shared, offset: u64) -> Result<u64, BrokerError> {
+    let mut census = Census::connect(&shared.config.amqp, &[]).await?;
+    let missing = census.missing_from(offset).await?;
+    census.close().await;
+    Ok(missing)
+}
+
+async fn missing_since(
+    shared: &Shared,
+    marks: &Marks,
+    before: LastCount,
+) -> Result<u64, BrokerError> {
+    let mut census = connect(shared, marks).await?;
     let missing = census.missing_since(Count { surplus: before.surplus, end: before.end }).await?;
     census.close().await;
     Ok(missing)
+}
+
+/// Connects to count messages on the retry schedules of all workers, also of stopped ones.
+async fn connect(shared: &Shared, marks: &Marks) -> Result<Census, BrokerError> {
+    let amqp = &shared.config.amqp;
+    Census::connect(amqp, &marks.steps_but(&amqp.retry_delays)).await
 }
 
 fn unsaid(error: CommandError) -> String {

@@ -1,4 +1,5 @@
-//! Orders for copies → copies that the broker has confirmed.
+//! Publishes retry messages, slow-lane messages and dead letters, and waits for the broker's
+//! confirmations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -17,27 +18,27 @@ use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{Destination, RepublishOrder};
 use crate::telemetry::Republished;
 
-/// Before what the broker could not store is tried again.
+/// Time before messages that the broker could not store are published again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
 
-/// After so many tries in a row it may be the channel that knows no better: see
-/// [`broker::Publisher::renew`].
+/// Number of failed attempts in a row after which the channel is renewed. It may be the channel
+/// that fails: see [`broker::Publisher::renew`].
 const NACKED_TRIES: u32 = 6;
 
-/// What is to be republished of one delivery.
+/// One message to republish for a delivery.
 #[derive(Debug)]
 pub(super) struct Order<'d> {
     pub(super) delivery: &'d Delivery,
     /// A bound for the arrival of its event.
     pub(super) arrived_after: LowWatermark,
-    /// Its body is not to be decoded.
+    /// True if its body must not be decoded.
     pub(super) is_unread: bool,
-    /// No event definition has its type.
+    /// True if no event definition has its type.
     pub(super) is_unknown: bool,
     pub(super) order: RepublishOrder,
 }
 
-/// One lane's publisher: batches take their turns on it.
+/// One lane's publisher. Batches take turns on it.
 #[derive(Debug)]
 pub(super) struct Publisher {
     channel: Mutex<broker::Publisher>,
@@ -49,7 +50,7 @@ impl Publisher {
         Self { channel: Mutex::new(publisher), names }
     }
 
-    /// Publishes what is ordered, and waits until each copy is confirmed and not returned, through
+    /// Publishes the ordered messages. Waits until each is confirmed and not returned, even through
     /// alarms of the broker and full queues.
     pub(super) async fn publish(
         &self,
@@ -64,7 +65,8 @@ impl Publisher {
             .iter()
             .map(|Order { delivery, arrived_after, is_unread, is_unknown: _, order }| {
                 let message = delivery.message();
-                // Rare: what a copy says of its event is read once more from the delivery.
+                // This is rare. The event's details for the republished message are read once more
+                // from the delivery.
                 let event =
                     if *is_unread { None } else { decoded(&message, shared.config.reading) };
                 named.push(
@@ -108,7 +110,7 @@ impl Publisher {
                     shared.low.copied(LaneName::Main, delay, *arrived_after);
                     shared.metrics.retried();
                 }
-                // Whoever replays it answers for it.
+                // The replay that applies it covers it.
                 Destination::Dead(reason) => shared.metrics.dead(reason),
             }
         }
@@ -173,14 +175,15 @@ impl Publisher {
     }
 }
 
-/// What names an event in the log.
+/// The type and id by which the log names an event.
 struct Named {
     event_type: String,
     id: Option<String>,
 }
 
 impl Named {
-    /// Returns the names that the event has; of what cannot be read, those that its message has.
+    /// Returns the names of the event. If the event cannot be read, returns the names from its
+    /// message.
     fn of(event: Option<&Event<'_>>, message: &Message<'_>) -> Self {
         if let Some(event) = event {
             return Self {
@@ -209,7 +212,7 @@ impl Named {
     }
 }
 
-/// Logs an event that goes to the retry schedule or to the dead letters.
+/// Logs an event that goes to the retry schedule or to the dead-letter queue.
 fn event_failed(
     shared: &Shared,
     live: &Live,
@@ -232,8 +235,8 @@ fn event_failed(
     }
 }
 
-/// The event that a message is, if it is one. A decoder that panicked before panics again: that
-/// must not end the worker.
+/// Returns the event in a message, if there is one. A decoder that panicked before panics again,
+/// which must not end the worker.
 pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<Event<'m>> {
     match catch_unwind(AssertUnwindSafe(|| decode(message, reading))) {
         Ok(Ok(Decoded::Event(event) | Decoded::Bodiless(event))) => Some(event),
@@ -241,8 +244,8 @@ pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<
     }
 }
 
-/// Publishes until each is confirmed and not returned, through alarms of the broker and full
-/// queues.
+/// Publishes until each message is confirmed and not returned, through alarms of the broker and
+/// full queues.
 async fn confirmed(
     channel: &mut broker::Publisher,
     mut copies: Vec<Outgoing<'_>>,
@@ -261,8 +264,8 @@ async fn confirmed(
                     pause = Some(NACKED_PAUSE);
                     again.push(copy);
                 }
-                // A queue of ours is gone, or not ours to write to: a new session finds or declares
-                // it, or says what is wrong.
+                // A queue is missing or refuses this worker. A new session finds or declares it, or
+                // reports the fault.
                 Err(error) => return Err(SessionEnded::new(error.to_string())),
             }
         }
@@ -285,8 +288,8 @@ async fn confirmed(
     }
 }
 
-/// How often it came in vain goes on counting on a copy that is delivered again by us: a neighbour
-/// of what kills workers must not begin anew, and the culprit has no second life.
+/// Returns the redelivery count that a retry or slow-lane message carries on. Without it a poison
+/// message, and each message around it, would begin again at zero.
 fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
     match destination {
         Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),
@@ -294,7 +297,7 @@ fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> 
     }
 }
 
-/// `None` where nothing is known.
+/// Returns the time as text, or `None` if the time is unknown.
 fn text(arrived_after_ms: u64) -> Option<String> {
     let millis = i64::try_from(arrived_after_ms).ok().filter(|millis| *millis > 0)?;
     Timestamp::from_millisecond(millis).ok().map(|time| time.to_string())

@@ -1,4 +1,6 @@
-//! One `warm`: its key filled from the loader that the registry names.
+//! Runs one `warm`: fills its key from the loader that the registry names.
+//!
+//! The steps of a fill are in `filling.rs`.
 
 use super::batch::Batch;
 use super::filling::{self, Filling, Pace, Source};
@@ -9,15 +11,15 @@ use crate::plan::EffectOutcome;
 use crate::registry::Warm;
 use crate::warm::{Admitted, LoadContext, LoadError, Loaded};
 
-/// What the loads of one delivery are known by: others each time that an outage of Redis interrupts
-/// it.
+/// The names of the loads of one delivery. They change each time an outage of Redis interrupts the
+/// delivery.
 #[derive(Debug)]
 pub(super) struct Tokens {
     stem: String,
     round: u32,
 }
 
-/// Who asks for one effect's load, and who asked before the outage.
+/// The name under which one effect's load is claimed, and the name before the outage.
 #[derive(Debug)]
 pub(super) struct Asker {
     name: String,
@@ -29,24 +31,24 @@ impl Tokens {
         Self { stem: new_token(), round: 0 }
     }
 
-    /// There was an outage: nobody knows what was granted.
+    /// Changes the names after an outage, since it is unknown what was granted.
     pub(super) fn renew(&mut self) {
         self.round += 1;
     }
 
-    /// For the effect at that position.
+    /// Returns the names for the effect at that position.
     pub(super) fn of(&self, position: u32) -> Asker {
         let name = |round: u32| format!("{}-{position}-{round}", self.stem);
         Asker { name: name(self.round), before: self.round.checked_sub(1).map(name) }
     }
 }
 
-/// Loads and fills `key`, which was deleted before unless its old value is served, for the one
-/// event of `batch`; what is left to do, if anything. A load that holds up the main lane is
-/// interrupted, and made again later.
+/// Loads and fills `key` for the one event of `batch`. The key was deleted before, unless its old
+/// value is served. Returns the outcome if the effect is unfinished. A load that delays the main
+/// lane is interrupted, and made again later.
 ///
 /// # Errors
-/// The outage: to be done again, whole.
+/// Returns the outage. The whole filling must then be done again.
 pub(super) async fn warm(
     shared: &Shared,
     batch: &Batch,
@@ -75,7 +77,7 @@ pub(super) async fn warm(
     }
 }
 
-/// The loader of a `warm`.
+/// The loader of a `warm`, as a source of values.
 struct Origin<'o> {
     shared: &'o Shared,
     live: &'o Live,

@@ -1,8 +1,9 @@
-//! Filling a key: a claim, a lease, a load, a fill. Of a key one load is under way at a time over
-//! all workers and leasing readers. A value that an invalidation overtook is thrown away and loaded
-//! again, so whoever invalidated the key meanwhile for the same load is done with.
+//! Fills a key in four steps: a claim, a lease, a load and a fill. All workers and leasing readers
+//! together run one load of a key at a time. If an invalidation overtakes a value, the value is
+//! discarded and loaded again. This load also serves the workers that invalidated the key for the
+//! same load meanwhile.
 //!
-//! Where values come from and how long is waited are the caller's, so that `tests/it/model/` can
+//! The caller provides the source of values and the waiting times, so that `tests/it/model/` can
 //! take the same steps in any order.
 
 use std::time::Duration;
@@ -18,33 +19,33 @@ use crate::reason::Reason;
 use crate::registry::{Stale, Warm};
 use crate::warm::{LoadError, Loaded};
 
-/// Loads in a row that may be overtaken by invalidations, before the retry ladder gives the key
-/// some rest.
+/// Maximum number of loads in a row that invalidations may overtake. Then the retry schedule delays
+/// the next load of the key.
 const MOST_OVERTAKEN: u32 = 8;
 
-/// Where a value is loaded from.
+/// The source of a loaded value.
 pub trait Source {
     /// The right to load now.
     type Turn;
 
-    /// Waits for its turn.
+    /// Waits for permission to load.
     fn admit(&self) -> impl Future<Output = Result<Self::Turn, LoadError>>;
 
-    /// Loads.
+    /// Loads the value.
     fn load(&self, turn: Self::Turn) -> impl Future<Output = Result<Loaded, LoadError>>;
 }
 
-/// How long is held and waited.
+/// The durations of claims, leases and waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Claims and leases end by themselves after so long: after a worker's death the next one waits
-    /// for it.
+    /// Time after which claims and leases end by themselves. After a worker's death the next worker
+    /// waits for that.
     pub claim_ttl: Duration,
-    /// They are renewed after so long, while they are needed.
+    /// Time after which claims and leases are renewed while they are needed.
     pub renewed_after: Duration,
-    /// Between two looks at what somebody else holds.
+    /// Time between two looks at a claim or lease of another holder.
     pub held_interval: Duration,
-    /// Others' loads of the same key are waited for so long.
+    /// Maximum time to wait for another load of the same key.
     pub longest_wait: Duration,
 }
 
@@ -59,14 +60,14 @@ impl Default for Pace {
     }
 }
 
-/// Who loads what, for which event.
+/// The identity under which a load is claimed, and its event.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
     /// The event's id.
     pub event: &'a str,
-    /// Nobody else has this name.
+    /// A unique name.
     pub name: &'a str,
-    /// The name that it asked by before, where nobody knows what was granted to that.
+    /// The earlier name of this asker, if it is unknown what was granted to that name.
     pub before: Option<&'a str>,
 }
 
@@ -83,20 +84,20 @@ pub struct Filling<'f, S> {
     stop: &'f CancellationToken,
 }
 
-/// What a load came to.
+/// The result of a load that ended.
 enum Ended {
-    /// The key has a value that was loaded after the event, by us or by another.
+    /// The key has a value that was loaded after the event, by this worker or by another.
     Filled,
-    /// There is nothing to fill it with.
+    /// There is nothing to fill the key with.
     Empty,
 }
 
-/// Why a key was left as it was.
+/// Why a key was not filled.
 enum Unfilled {
     Load(LoadError),
     Held,
     Overtaken,
-    /// We are to stop: what is not under way is left to the next worker.
+    /// A stop was requested. A load that has not begun is left to the next worker.
     Stopped,
     Redis(CommandError),
 }
@@ -137,8 +138,8 @@ impl From<CommandError> for Unfilled {
 }
 
 impl<'f, S: Source> Filling<'f, S> {
-    /// Of a key that was deleted before, unless its old value is served. Told to stop, it begins no
-    /// load anew.
+    /// Returns a filling of a key that was deleted before, unless its old value is served. Once
+    /// `stop` is cancelled, it begins no new load.
     pub fn new(
         cache: &'f Cache,
         (key, warm): (&'f str, &'f Warm),
@@ -161,11 +162,12 @@ impl<'f, S: Source> Filling<'f, S> {
         }
     }
 
-    /// Loads and fills; what is left to do, if anything. `is_tried_again`: whether a load that
-    /// failed now will be tried again, where its loader asked for so long a pause.
+    /// Loads the value and fills the key. Returns the outcome if the effect is unfinished.
+    /// `is_tried_again` returns true if a load that failed now will be tried again, for the pause
+    /// that the loader asked for.
     ///
     /// # Errors
-    /// The outage: to be done again, whole.
+    /// Returns the outage. The whole filling must then be done again.
     pub async fn fill(
         &self,
         is_tried_again: impl FnOnce(Option<Duration>) -> bool,
@@ -179,11 +181,11 @@ impl<'f, S: Source> Filling<'f, S> {
             None => is_empty,
             Some(EffectOutcome::Retry { after, .. }) => !is_tried_again(*after),
             Some(EffectOutcome::Dead { .. }) => true,
-            // Another worker loads it in a moment, or it is tried in a while.
+            // Another worker loads it in a moment, or it is tried again later.
             Some(EffectOutcome::Slow | EffectOutcome::NotTried { .. }) => false,
         };
         if self.warm.stale == Stale::Serve && for_good {
-            // What was served meanwhile is not to be served any longer.
+            // The old value must not be served any longer.
             match self.cache.delete_value(self.key).await {
                 Err(CommandError::Outage(outage)) => return Err(outage),
                 Err(error) => return error.into_outcome().map(Some),
@@ -193,11 +195,11 @@ impl<'f, S: Source> Filling<'f, S> {
         Ok(outcome)
     }
 
-    /// Ends the load, after [`fill`](Self::fill) was dropped: nobody waits for it until it runs
-    /// out. The whole is left to do.
+    /// Ends the load after [`fill`](Self::fill) was dropped, so that no other load waits for it to
+    /// expire. The whole filling must still be done.
     ///
     /// # Errors
-    /// The outage: to be done again, whole.
+    /// Returns the outage. The whole filling must then be done again.
     pub async fn interrupted(&self) -> Result<Option<EffectOutcome>, Outage> {
         match self.cache.end_load(self.key, &self.token, None).await {
             Ok(()) => Ok(Some(EffectOutcome::Slow)),
@@ -205,8 +207,8 @@ impl<'f, S: Source> Filling<'f, S> {
         }
     }
 
-    /// An old value that is served goes once the attempts are used up, so waiting for its loader
-    /// uses them up too.
+    /// Returns an outcome that uses up attempts, if the old value is served. The old value is
+    /// deleted once the attempts are used up, so a wait for its loader must count too.
     fn bounded(&self, outcome: EffectOutcome) -> EffectOutcome {
         match outcome {
             EffectOutcome::NotTried { message, after } if self.warm.stale == Stale::Serve => {
@@ -216,12 +218,12 @@ impl<'f, S: Source> Filling<'f, S> {
         }
     }
 
-    /// Loads if nobody else does the same, holding nothing while it waits.
+    /// Claims the load, and loads unless another load does the same. Holds nothing while it waits.
     async fn claimed(&self) -> Result<Ended, Unfilled> {
         let (cache, claim_ttl) = (self.cache, self.pace.claim_ttl);
         if let Some(before) = &self.before {
-            // Else it would be waited for until it runs out. A fill by it that still comes is
-            // refused.
+            // Otherwise others would wait until the earlier claim expires. A fill under the earlier
+            // name is refused.
             cache.end_load(self.key, before, None).await?;
         }
         let deadline = Instant::now() + self.pace.longest_wait;
@@ -246,14 +248,14 @@ impl<'f, S: Source> Filling<'f, S> {
         if let Err(Unfilled::Redis(CommandError::Outage(outage))) = ended {
             return Err(CommandError::Outage(outage).into());
         }
-        // An old value that is served tells nothing.
+        // A served old value does not show whether a fill has happened.
         let is_filled = matches!(ended, Ok(Ended::Filled)) && self.warm.stale == Stale::Drop;
         cache.end_load(self.key, &self.token, is_filled.then_some(claim_ttl)).await?;
         ended
     }
 
-    /// Loads until no invalidation came in between. Told to stop, it ends the load under way and
-    /// begins no other.
+    /// Loads until no invalidation overtakes the load. Once `stop` is cancelled, it ends the
+    /// current load and begins no other.
     async fn until_filled(&self) -> Result<Ended, Unfilled> {
         let (cache, claim_ttl) = (self.cache, self.pace.claim_ttl);
         let deadline = Instant::now() + self.pace.longest_wait;
@@ -270,8 +272,8 @@ impl<'f, S: Source> Filling<'f, S> {
                 .keeping(self.stop.run_until_cancelled(self.source.admit()))
                 .await?
                 .ok_or(Unfilled::Stopped)??;
-            // Its turn comes before its lease: readers must not wait for a load that only waits
-            // itself.
+            // The permission comes before the lease. Otherwise readers would wait for a load that
+            // waits itself.
             let Grant::Granted { since } =
                 cache.grant_lease(self.key, self.token.as_str(), claim_ttl).await?
             else {
@@ -299,7 +301,7 @@ impl<'f, S: Source> Filling<'f, S> {
                 Err(error @ (LoadError::Retry { .. } | LoadError::NotAsked { .. })) => {
                     return Err(error.into());
                 }
-                // Said of what was there before an invalidation, it says nothing of now.
+                // The answer is about the time before an invalidation, and does not apply now.
                 Ok(Loaded::Absent) | Err(LoadError::Refused { .. })
                     if !cache.release_lease(self.key, self.token.as_str()).await? => {}
                 Ok(Loaded::Absent) => return Ok(Ended::Empty),
@@ -310,8 +312,9 @@ impl<'f, S: Source> Filling<'f, S> {
         Err(Unfilled::Overtaken)
     }
 
-    /// Waits while a reader holds the lease. Whether it has filled the key: it began after our
-    /// deletion, so that is as good as a load of ours. An old value that is served tells nothing.
+    /// Waits while a reader holds the lease. Returns true if that reader has filled the key. The
+    /// reader began after this event's deletion, so its value is as good as a load by this worker.
+    /// A served old value does not show whether a fill has happened.
     async fn filled_by_a_reader(&self, deadline: Instant) -> Result<bool, Unfilled> {
         let cache = self.cache;
         let mut was_held = false;
@@ -329,14 +332,14 @@ impl<'f, S: Source> Filling<'f, S> {
     }
 
     async fn load(&self, turn: S::Turn) -> Result<Loaded, LoadError> {
-        // Tags remember their invalidations for some time longer, and not for ever.
+        // Tags remember their invalidations somewhat longer than that, and not for ever.
         tokio::time::timeout(LONGEST_LEASE, self.source.load(turn)).await.unwrap_or_else(|_| {
             let message = format!("the load took more than {}", format_duration(LONGEST_LEASE));
             Err(LoadError::Retry { after: None, message })
         })
     }
 
-    /// Does the work while the claim and the lease are kept.
+    /// Does the work, and keeps the claim and the lease meanwhile.
     async fn keeping<T>(&self, work: impl Future<Output = T>) -> Result<T, CommandError> {
         let mut work = std::pin::pin!(work);
         loop {
@@ -349,15 +352,15 @@ impl<'f, S: Source> Filling<'f, S> {
     }
 }
 
-/// What decides what a load would leave in the cache, and whether an old value may be there
-/// meanwhile.
+/// Returns a hash of everything that determines what a load leaves in the cache, and whether an old
+/// value may be there meanwhile.
 fn hash_of_load(warm: &Warm) -> u64 {
     let (expiry, stale) = (format!("{:?}", warm.expiry), format!("{:?}", warm.stale));
     let fields = [warm.url.as_bytes(), expiry.as_bytes(), stale.as_bytes()];
     hash(&fields.into_iter().chain(warm.tags.iter().map(String::as_bytes)).collect::<Vec<_>>())
 }
 
-/// The same in every worker.
+/// Returns a hash that is the same in every worker.
 fn hash(fields: &[&[u8]]) -> u64 {
     let mut hasher = Sha256::new();
     for field in fields {

@@ -1,4 +1,5 @@
-//! Whether Redis takes writes, as every lane sees it.
+//! The Redis gate: shows every lane whether Redis takes writes, and holds batches back while it
+//! does not.
 
 use std::time::Duration;
 
@@ -12,19 +13,21 @@ use crate::cache::{Cache, Outage};
 use crate::http::Readiness;
 use crate::telemetry::{Metrics, mentioned_if_slow};
 
-/// How long a lane keeps what it has in hand while Redis is away, before it gives it back to the
-/// broker: short enough for the broker's acknowledgement timeout (30 minutes by default), long
-/// enough for a failover.
+/// Maximum time a lane holds its deliveries in flight while Redis is away, before it requeues them.
+/// It is shorter than the broker's acknowledgement timeout (30 minutes by default), and longer than
+/// a failover.
 pub(super) const HOLD: Duration = Duration::from_secs(60);
 
-/// The same while Redis has no memory but takes deletions: they take effect, and what is given back
-/// would wait. Within the broker's acknowledgement timeout too.
+/// Maximum time a lane holds them while Redis lacks memory but accepts deletions. Deletions take
+/// effect meanwhile, and requeued deliveries would wait. It is shorter than the broker's
+/// acknowledgement timeout too.
 const HOLD_WITHOUT_MEMORY: Duration = Duration::from_secs(15 * 60);
 
-/// Between two tries at a broker that refuses us the history.
+/// Time between two attempts at a broker that refuses access to the history.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// Open while Redis takes writes. Closed by whoever meets an outage, opened by the probe alone.
+/// The Redis gate, open while Redis takes writes. Any user that meets an outage closes it, and only
+/// the probe opens it.
 #[derive(Debug)]
 pub(super) struct Gate {
     closed_since: watch::Sender<Option<Instant>>,
@@ -33,13 +36,13 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Closed until the first probe succeeds.
+    /// Returns a gate that is closed until the first probe succeeds.
     pub(super) fn new(readiness: Readiness, metrics: Metrics) -> Self {
         metrics.set_paused("redis", true);
         Self { closed_since: watch::Sender::new(Some(Instant::now())), readiness, metrics }
     }
 
-    /// Closes it.
+    /// Closes the gate.
     pub(super) fn close(&self, outage: &Outage) {
         let closed = self.closed_since.send_if_modified(|since| {
             let was_open = since.is_none();
@@ -53,20 +56,20 @@ impl Gate {
         }
     }
 
-    /// Whether it is open now.
+    /// Returns true if the gate is open now.
     pub(super) fn is_open(&self) -> bool {
         self.closed_since.borrow().is_none()
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub(super) async fn open(&self) {
         let mut closed_since = self.closed_since.subscribe();
-        // The sender lives as long as `self`: waiting cannot fail.
+        // The sender lives as long as `self`, so waiting cannot fail.
         let _ = closed_since.wait_for(Option::is_none).await;
     }
 
-    /// Waits until it is open with deliveries in hand, which have failed since `held_since`. False
-    /// when they are to be given back: [`HOLD`] is over, or we are to stop.
+    /// Waits until the gate is open, for deliveries in flight that failed since `held_since`.
+    /// Returns false if they must be requeued: [`HOLD`] is over, or a stop is requested.
     pub(super) async fn hold(
         &self,
         stop: &CancellationToken,
@@ -74,7 +77,7 @@ impl Gate {
         held_since: Instant,
     ) -> bool {
         let without_memory = outage.out_of_memory.then(|| held_since + HOLD_WITHOUT_MEMORY);
-        // Near the limit a probe passes now and then, and what is held does not.
+        // Near the limit a probe passes now and then, and the held batches do not.
         if without_memory.is_some_and(|until| until <= Instant::now()) {
             return false;
         }
@@ -84,16 +87,16 @@ impl Gate {
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 
-    /// Probes whenever it is closed, and opens it once Redis holds all that it confirmed. Ends only
-    /// where it never was open and a server refuses us until a person changes something.
+    /// Probes while the gate is closed, and opens it once Redis holds everything that it confirmed.
+    /// Returns only if the gate was never open and a server refuses the worker until a person acts.
     pub(super) async fn keep(&self, cache: &Cache, healer: &Healer<'_>) -> Unhealed {
         let mut closed_since = self.closed_since.subscribe();
         let mut opened_before = false;
         let mut told = None;
         loop {
-            // The sender lives as long as `self`: waiting cannot fail.
+            // The sender lives as long as `self`, so waiting cannot fail.
             let _ = closed_since.wait_for(Option::is_some).await;
-            // It paces itself.
+            // The probe paces itself.
             let probed = match &told {
                 None if !opened_before => {
                     mentioned_if_slow(cache.probe(), || {
@@ -105,7 +108,7 @@ impl Gate {
             };
             let usable = match probed {
                 Ok(()) => {
-                    // First, or there were a moment in which nothing keeps us from being ready.
+                    // Set first: otherwise the worker would be ready for a moment.
                     self.readiness.set_healed(Err(
                         "whether Redis holds all that it confirmed is not known yet".into(),
                     ));
@@ -133,7 +136,7 @@ impl Gate {
                     warn!(cause = %error, "the history cannot be read to heal Redis");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
-                // Never where it was open before.
+                // It never occurs after the gate was open.
                 Err(refused @ Unhealed::SharedMarks(_)) => return refused,
                 Err(Unhealed::Redis(outage)) => {
                     self.readiness.set_redis(Err(outage.cause.clone().into()));

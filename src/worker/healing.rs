@@ -1,53 +1,47 @@
-//! Whether Redis holds all that it confirmed, and what is done where it does not: nothing is
-//! consumed until the history was applied again from before the loss, by one worker for all. Where
-//! the broker cannot serve the history, the heal is owed (see `owed.rs`), and events go on.
+//! Determines whether Redis holds everything that it confirmed, and heals it otherwise. No worker
+//! consumes until one worker has applied the history again from before the loss.
+//!
+//! If the broker cannot serve the history, the heal is owed (see `owed.rs`) and consuming goes on.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
-use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use super::owed::now_ms;
 use super::{Shared, birth, brokers};
-use crate::broker::{Backoff, BrokerError, Inspector, QueueState};
+use crate::backoff::Backoff;
+use crate::broker::{BrokerError, Inspector, QueueState, RECONNECT_PAUSES};
 use crate::cache::{
     CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, Marks, Outage, Owed, OwedHeal,
-    Tick, Turn,
+    Turn,
 };
 use crate::http::Readiness;
 use crate::ops::heal::{Guard, Healed, NotHealed, heal, window};
 
-/// Between two moves of our mark.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Between two looks at the heal of another worker.
+/// Time between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
 
 /// Maximum time that events wait for a history that the broker cannot serve.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// For the last word to the marks.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A heal that left something out.
+/// Log message for a heal that left something out.
 pub(super) const LEFT_OUT: &str = "the heal left out events at which heals died, or which could not be resolved or applied in time: nothing of them is applied again";
 
-/// Why it is not known that Redis holds all that it confirmed.
+/// Why it is unknown whether Redis holds everything that it confirmed.
 #[derive(Debug)]
 pub(super) enum Unhealed {
-    /// Redis cannot be worked with.
+    /// Redis cannot be used.
     Redis(Outage),
-    /// The broker refuses us.
+    /// The broker refuses the worker.
     Broker(BrokerError),
-    /// Workers of another broker share our marks.
+    /// Workers of another broker share the checkpoints.
     SharedMarks(String),
 }
 
 impl Unhealed {
-    /// Waiting will not end it.
+    /// Returns true if waiting cannot resolve it.
     pub(super) fn needs_person(&self) -> bool {
         match self {
             Self::Redis(outage) => outage.needs_person,
@@ -69,7 +63,8 @@ impl From<CommandError> for Unhealed {
     }
 }
 
-/// What is refused for good keeps a worker from working just as an outage does.
+/// Returns an error of Redis as an outage. A refusal for good keeps a worker from working just as
+/// an outage does.
 pub(super) fn outage(error: CommandError) -> Outage {
     match error {
         CommandError::Outage(outage) => outage,
@@ -77,14 +72,14 @@ pub(super) fn outage(error: CommandError) -> Outage {
     }
 }
 
-/// Sees to it before the gate opens.
+/// Heals Redis before the gate opens.
 #[derive(Debug)]
 pub(super) struct Healer<'s> {
     shared: &'s Shared,
     readiness: Readiness,
-    /// Our mark has stood before: we remember it.
+    /// True if this worker has had a checkpoint before, and remembers it.
     remembers: AtomicBool,
-    /// A heal of ours has begun, and has not come to its end.
+    /// True while a heal of this worker has begun and has not ended.
     heals: AtomicBool,
 }
 
@@ -93,9 +88,9 @@ impl<'s> Healer<'s> {
         Self { shared, readiness, remembers: AtomicBool::new(false), heals: AtomicBool::new(false) }
     }
 
-    /// Waits until Redis holds all that it confirmed, healing it where it is our turn.
+    /// Waits until Redis holds everything that it confirmed. Heals it if it is this worker's turn.
     pub(super) async fn ensure(&self) -> Result<(), Unhealed> {
-        // A user whom RabbitMQ refuses must not heal first.
+        // A worker whose user RabbitMQ refuses must not heal first.
         self.shared.is_first_ever().await;
         if self.shared.config.heals() {
             let is_first = !self.remembers.load(Ordering::Relaxed);
@@ -105,7 +100,7 @@ impl<'s> Healer<'s> {
             self.enter().await.inspect_err(|_| self.shared.metrics.set_paused("healing", false))?;
         }
         self.shared.metrics.set_paused("healing", false);
-        // From now on a loss is a loss.
+        // From now on a missing queue is a loss.
         self.shared.first_ever.send_replace(Some(false));
         self.readiness.set_healed(Ok(()));
         Ok(())
@@ -113,13 +108,14 @@ impl<'s> Healer<'s> {
 
     async fn enter(&self) -> Result<(), Unhealed> {
         let Shared { cache, low, metrics, config, .. } = self.shared;
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         let mut unreadable_since: Option<Instant> = None;
         loop {
             self.survive().await?;
             if let Entered::Good(marks) = cache.enter(low.now()).await? {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
-                    low.inherit(marks.lowest(), self.shared.longest_wait());
+                    let is_alone = !marks.others_consume(cache.id());
+                    low.inherit(marks.lowest(), self.shared.longest_wait(&marks), is_alone);
                 }
                 return Ok(());
             }
@@ -153,7 +149,7 @@ impl<'s> Healer<'s> {
                     }
                     Err(refused) if refused.is_final() => return Err(Unhealed::Broker(refused)),
                     Err(away) => {
-                        // Nothing could be consumed either.
+                        // Without the broker nothing could be consumed either.
                         unreadable_since = None;
                         self.wait_for_broker(&away, &mut backoff).await;
                         continue;
@@ -174,7 +170,7 @@ impl<'s> Healer<'s> {
         }
     }
 
-    /// Notes that a heal of ours which did not come to its end was not the death of this worker.
+    /// Notes that an unfinished heal of this worker was not ended by its death.
     async fn survive(&self) -> Result<(), CommandError> {
         let cache = &self.shared.cache;
         if self.heals.load(Ordering::Relaxed) {
@@ -194,7 +190,7 @@ impl<'s> Healer<'s> {
         tokio::time::sleep(wait).await;
     }
 
-    /// Events go on, and the heal is owed. False where it is to be tried again.
+    /// Owes the heal, so that consuming goes on. Returns false if the heal must be tried again.
     async fn owe(&self, marks: &Marks, cause: String) -> Result<bool, Unhealed> {
         let Shared { cache, low, owed, config, .. } = self.shared;
         let from = from(marks).or_window(window(config), Timestamp::now());
@@ -216,16 +212,16 @@ impl<'s> Healer<'s> {
         }
         self.heals.store(false, Ordering::Relaxed);
         if !self.remembers.swap(true, Ordering::Relaxed) {
-            low.inherit(marks.lowest(), self.shared.longest_wait());
+            low.inherit(marks.lowest(), self.shared.longest_wait(marks), false);
         }
         owed.knows(said);
         Ok(true)
     }
 
-    /// Heals, in our turn. False where all is to be done again.
+    /// Heals, in this worker's turn. Returns false if the heal must begin again.
     async fn heal(&self, marks: &Marks) -> Result<bool, NotHealed> {
         let Shared { cache, config, low, .. } = self.shared;
-        // The log mentions a heal once both servers were met, and where there is a history.
+        // The log mentions a heal only if both servers were reached and a history exists.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none()
             || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
@@ -254,7 +250,7 @@ impl<'s> Healer<'s> {
         self.heals.store(true, Ordering::Relaxed);
         let mut guard = Guard::begin(config, cache, progress);
         guard.confirm_deaths().await?;
-        // How many heals died, and in what, must outlive this one.
+        // The number of heals that died, and their events, must outlive this heal.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
         let known = low.newest_sample();
@@ -269,14 +265,14 @@ impl<'s> Healer<'s> {
         let healed = birth::judge(self.shared, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
         let record = match &healed {
-            // A first start, with a queue and a history that are as new as the worker.
+            // A first start, with a queue and a history as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
-                low.begin(began.1, *end);
+                low.begin(began.1, *end, None);
                 None
             }
             Healed::Applied { events, begin, complete, end, passed_over, .. } => {
-                low.begin(began.1, *end);
-                // Other rules do nothing to no events.
+                low.begin(began.1, *end, passed_over.iter().min().copied());
+                // Without events, other rules would change nothing.
                 if *events > 0 || !complete || goes_on.is_some() {
                     changes = marks.note_heal(
                         cache.id(),
@@ -295,10 +291,9 @@ impl<'s> Healer<'s> {
             Healed::NoHistory if doubt == Doubt::Lost => {
                 Some(record(marks, from, false, HealDetails::default()))
             }
-            // Where there is no history, there was no queue either: nothing can have arrived
-            // before.
+            // Without a history there was no queue either, so no earlier event can have arrived.
             Healed::NoHistory => {
-                low.begin(began.1, 0);
+                low.begin(began.1, 0, None);
                 None
             }
         };
@@ -330,13 +325,13 @@ impl<'s> Healer<'s> {
     }
 }
 
-/// Returns whether a worker that found neither queue nor history has nothing to heal: no checkpoint
-/// shows a loss, and no heal of another worker is under way.
+/// Returns whether a worker that found neither queue nor history has nothing to heal. No checkpoint
+/// shows a loss, and no heal of another worker is running.
 fn has_nothing_to_heal(doubt: Doubt, goes_on: Option<u64>) -> bool {
     doubt == Doubt::Unknown && goes_on.is_none()
 }
 
-/// From where on the history is to be applied again.
+/// Returns where the history must be applied again from.
 fn from(marks: &Marks) -> HealFrom {
     marks.lowest().map_or_else(HealFrom::default, HealFrom::low)
 }
@@ -350,76 +345,6 @@ fn record(marks: &Marks, from: HealFrom, complete: bool, details: HealDetails) -
         complete,
         details,
     }
-}
-
-/// Moves our mark on while Redis can be worked with; never returns.
-pub(super) async fn tick(shared: &Shared) -> Infallible {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut covered = Vec::new();
-    loop {
-        shared.gate.open().await;
-        ticks.tick().await;
-        let found = match tick_once(shared, &mut covered).await {
-            Ok(Tick::NotEntered | Tick::Good(_)) => continue,
-            Ok(Tick::WentBack) => Outage::went_back(),
-            Ok(Tick::Replaced) => Outage::replaced(),
-            Ok(Tick::ToHeal) => {
-                Outage::new("another worker found that Redis has lost writes that it had confirmed")
-            }
-            Err(error) => outage(error),
-        };
-        covered.clear();
-        // The lanes notice by it.
-        shared.cache.give_up(&found);
-        shared.gate.close(&found);
-    }
-}
-
-/// `covered`: what workers that are gone covered, and what our own mark covers as of this tick.
-async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
-    let Shared { cache, low, owed, .. } = shared;
-    let tick = cache.tick(low.now()).await?;
-    if let Tick::Good(marks) = &tick {
-        low.set_lowest(marks.lowest());
-        birth::note(shared, marks).await?;
-        brokers::note(shared, marks).await?;
-        if !covered.is_empty() {
-            cache.take_over(covered).await?;
-        }
-        let gone: Vec<String> =
-            marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
-        if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
-            low.take_over(bound, shared.longest_wait());
-        }
-        *covered = gone;
-        owed.saw(
-            marks.owed().all,
-            marks.unhealed_by(shared.live.load().registry.digest()).is_some(),
-        );
-        shared.metrics.set_heal_owed(owed.any());
-    }
-    Ok(tick)
-}
-
-/// Gives up the turn to heal, if this worker has it: the next worker need not wait, and counts no
-/// death.
-pub(super) async fn give_turn_up(shared: &Shared) {
-    let given_up = async {
-        if shared.cache.heals() {
-            let _ = shared.cache.yield_heal_of(shared.cache.id()).await;
-        }
-        shared.owed.stop_healing().await;
-    };
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
-}
-
-/// Takes our mark out, once all is settled or given back.
-pub(super) async fn leave(shared: &Shared) {
-    give_turn_up(shared).await;
-    let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
-    // Without it another worker takes over after 10 s.
-    let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }
 
 #[cfg(test)]

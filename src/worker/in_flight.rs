@@ -1,4 +1,4 @@
-//! What is in flight: how many deliveries, and since when the oldest of them is not settled.
+//! Counts the deliveries in flight, and keeps the arrival time of the oldest unsettled one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +8,7 @@ use std::time::SystemTime;
 use crate::broker::LaneName;
 use crate::telemetry::Metrics;
 
-/// Counts what is delivered and not acknowledged, by lane, and remembers when what is not settled
-/// arrived.
+/// Counts the deliveries in flight by lane, and remembers when unsettled deliveries arrived.
 #[derive(Debug, Clone)]
 pub(super) struct InFlight(Arc<Inner>);
 
@@ -27,7 +26,7 @@ struct Unsettled {
     arrived: BTreeMap<u64, SystemTime>,
 }
 
-/// Deliveries that arrived together. Dropped, they are settled or given up.
+/// Deliveries that arrived together. Dropping it notes that they are settled or requeued.
 #[derive(Debug)]
 pub(super) struct Held {
     in_flight: InFlight,
@@ -43,7 +42,7 @@ impl InFlight {
         }))
     }
 
-    /// Takes note of how many deliveries of a lane are in flight.
+    /// Notes how many deliveries of a lane are in flight.
     pub(super) fn set(&self, lane: LaneName, deliveries: usize) {
         let place = match lane {
             LaneName::Main => 0,
@@ -54,13 +53,13 @@ impl InFlight {
         }
     }
 
-    /// The session is over: nothing is in flight.
+    /// Notes that the session has ended, so that nothing is in flight.
     pub(super) fn session_ended(&self) {
         self.set(LaneName::Main, 0);
         self.set(LaneName::Slow, 0);
     }
 
-    /// Notes that deliveries have arrived, now.
+    /// Notes that deliveries arrived just now.
     pub(super) fn hold(&self) -> Held {
         let number = self.change(|unsettled| {
             let number = unsettled.next;
@@ -71,7 +70,7 @@ impl InFlight {
         Held { in_flight: self.clone(), number }
     }
 
-    /// Returns how many deliveries are in flight, and when the oldest that is not settled arrived.
+    /// Returns how many deliveries are in flight, and when the oldest unsettled one arrived.
     pub(super) fn now(&self) -> (usize, Option<SystemTime>) {
         let unsettled = self.0.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
         (self.count(), unsettled.arrived.values().next().copied())

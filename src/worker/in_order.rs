@@ -1,4 +1,4 @@
-//! Work that is begun and ended in one order, with several pieces under way.
+//! Runs several pieces of work at once, which begin and end in one order.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 
 use futures_util::future::{MaybeDone, maybe_done};
 
-/// Futures begun in order and ended in order. Each is polled once when it is pushed, so that what
-/// it sends leaves in the order of the pushes; from then on only the oldest is waited for: what the
-/// others wait for arrives without them.
+/// Futures that begin in order and end in order. Each is polled once when it is pushed, so what it
+/// sends leaves in the order of the pushes. Afterwards only the oldest is polled: replies to the
+/// others arrive without a poll.
 pub(super) struct InOrder<F: Future> {
     queue: VecDeque<Pin<Box<MaybeDone<F>>>>,
 }
@@ -38,7 +38,7 @@ impl<F: Future> InOrder<F> {
         self.queue.push_back(work);
     }
 
-    /// The oldest piece's result; waits for ever while there is none. Cancel-safe.
+    /// Returns the oldest piece's result. Waits for ever while there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> F::Output {
         poll_fn(|context| self.poll_next(context)).await
     }

@@ -1,4 +1,4 @@
-//! A delivery → what it asks for: decoded and resolved, with whatever goes wrong turned into a
+//! Turns a delivery into a request: decodes and resolves it, and turns each failure into a
 //! settlement.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,28 +13,29 @@ use crate::plan::{EventOutcome, Settlement};
 use crate::reason::Reason;
 use crate::registry::{Budget, Resolution};
 
-/// What a delivery asks for.
+/// The result of reading one delivery.
 #[derive(Debug, Default)]
 pub(super) struct Request {
-    /// What to apply. Empty where `verdict` is set.
+    /// The effects to apply. Empty if `verdict` is set.
     pub(super) resolution: Resolution,
-    /// The positions that this delivery is to do, in order; `None` is all.
+    /// The positions of the effects that this delivery asks for, in order; `None` means all.
     pub(super) only: Option<Vec<u32>>,
-    /// It is a copy of ours: some of the event took hold before.
-    pub(super) is_copy: bool,
-    /// How often the event was tried before.
+    /// True if the event may have been tried before. A key that it deletes may be gone for that
+    /// reason.
+    pub(super) was_tried: bool,
+    /// Number of earlier attempts at the event.
     pub(super) attempts_before: u32,
-    /// When it happened, where the event says so.
+    /// When the event happened, if the event states it.
     pub(super) happened_at: Option<Timestamp>,
-    /// The message is settled without Redis.
+    /// The settlement of a message that needs no Redis.
     pub(super) verdict: Option<Settlement>,
-    /// The message is not decoded for its dead letter either.
+    /// True if the message is not even decoded for its dead letter.
     pub(super) is_unread: bool,
-    /// In the slow lane: what loads say of the event that they are for.
+    /// In the slow lane: the event's identity, which loads send to their loaders.
     pub(super) identity: Option<Box<Identity>>,
 }
 
-/// What loads say of the event that they are for.
+/// The identity of an event, which loads send to their loaders.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Identity {
     pub(super) event_id: String,
@@ -42,10 +43,10 @@ pub(super) struct Identity {
 }
 
 impl Request {
-    /// Reads a delivery with today's registry, as far as the budget allows. Never panics: a panic
-    /// inside is this message's own dead letter.
+    /// Reads a delivery with the current registry, as far as the budget allows. Never panics: a
+    /// panic inside makes a dead letter of this message.
     ///
-    /// A message that has been delivered as often as it may is not read: it may be what ends
+    /// A message that has reached its delivery limit is not read, since it may be the one that ends
     /// workers.
     pub(super) fn of(
         delivery: &Delivery,
@@ -64,7 +65,7 @@ impl Request {
         Self::or_dead_letter(|| Self::read(delivery, live, reading, lane, budget))
     }
 
-    /// Returns what dead-letters a delivery whose body is not looked at.
+    /// Returns a request that dead-letters a delivery without a look at its body.
     pub(super) fn unread(delivery: &Delivery, reason: Reason, error: String) -> Self {
         let attempts_before =
             Provenance::of(&delivery.message()).map_or(0, |provenance| provenance.attempt);
@@ -76,7 +77,7 @@ impl Request {
         }
     }
 
-    /// Dead-letters what was to be applied.
+    /// Replaces the effects of the request by a dead letter.
     pub(super) fn give_up(&mut self, reason: Reason, error: String) {
         self.verdict = Some(Settlement::dead(reason, error, self.attempts_before));
         (self.resolution, self.only) =
@@ -84,7 +85,7 @@ impl Request {
     }
 
     fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {
-        // Nothing is shared with what may panic: a half-made request is dropped.
+        // The closure shares nothing with the rest: a half-made request is dropped.
         catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
             let error = "decoding or resolving the event panicked: please report it, with the event's shape".to_owned();
             Self { verdict: Some(Settlement::dead(Reason::Panicked, error, 0)), ..Self::default() }
@@ -100,10 +101,10 @@ impl Request {
     ) -> Self {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
-        let (is_copy, attempts_before) =
-            (provenance.is_some(), provenance.as_ref().map_or(0, |provenance| provenance.attempt));
+        let was_tried = provenance.is_some() || delivery.redelivered();
+        let attempts_before = provenance.as_ref().map_or(0, |provenance| provenance.attempt);
         let decoded = decode(&message, reading);
-        // An event is large: it is read where it is.
+        // Events are large, so this one is borrowed.
         let event = match &decoded {
             Ok(Decoded::Event(event)) => event,
             Ok(Decoded::Bodiless(event)) if live.registry.knows_bodiless(&event.event_type) => {
@@ -127,7 +128,7 @@ impl Request {
         };
         let resolution = live.registry.resolve_within(event, budget);
         let only = provenance.and_then(|provenance| {
-            listed_positions(&provenance, live.registry.digest(), &resolution)
+            provenance.effects_by(live.registry.digest(), resolution.effects.len())
         });
         if !budget.is_spent() {
             debug!(id = %event.id, event_type = %event.event_type, effects = resolution.effects.len(), "resolved");
@@ -140,7 +141,7 @@ impl Request {
         Self {
             resolution,
             only,
-            is_copy,
+            was_tried,
             attempts_before,
             happened_at,
             identity,
@@ -148,23 +149,10 @@ impl Request {
         }
     }
 
-    /// Whether this delivery is to do the effect at that position.
+    /// Returns true if this delivery asks for the effect at that position.
     pub(super) fn asks_for(&self, position: u32) -> bool {
         self.only.as_ref().is_none_or(|only| only.binary_search(&position).is_ok())
     }
-}
-
-/// Returns the positions that a republished message lists, if they refer to this registry and all of
-/// them exist.
-fn listed_positions(
-    provenance: &Provenance<'_>,
-    digest: &str,
-    resolution: &Resolution,
-) -> Option<Vec<u32>> {
-    let positions = provenance.effects_by(digest)?;
-    let all_exist =
-        positions.iter().all(|position| (*position as usize) < resolution.effects.len());
-    all_exist.then(|| positions.to_vec())
 }
 
 fn happened_at(event: &Event<'_>) -> Option<Timestamp> {

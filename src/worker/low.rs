@@ -1,28 +1,30 @@
-//! The low watermark: from there the history is to be applied again, should Redis go back to what
-//! it holds now.
+//! The low watermark: the oldest event that may still be unapplied. If Redis loses data, a heal
+//! applies the history again from here.
 //!
-//! It must reach back to every event that is not applied now. An event may be applied a moment
-//! later, and Redis may lose that with all that came after this moment. Then only the history has
-//! the event, and a heal begins at the low watermark of this moment. So it does not matter that
-//! an event is applied later anyway. It matters where the event is now:
-//! - A worker has it in flight, read or unread, suspected or not: that worker holds it
-//!   ([`Holding`]). What has just arrived is unread for a second at most ([`Unread`]).
-//! - It waits in a queue, after its first publication: the look that last saw the queue empty is
+//! The watermark covers every event that is unapplied at one moment. An event may be applied a
+//! moment later, and Redis may lose that with everything after this moment. Then only the history
+//! has the event, and a heal begins at the low watermark of this moment. So a later application
+//! does not move the watermark of this moment. The place of the event at this moment decides who
+//! covers it:
+//! - A worker has it in flight, read or unread, suspected or not. That worker holds it
+//!   ([`Holding`]). A new arrival is unread for a second at most ([`Unread`]).
+//! - It waits in a queue after its first publication. The last look that saw the queue empty is
 //!   older.
-//! - It waits in a queue, requeued or republished: the worker that let go of it covers it, until
-//!   the queue was seen empty, and for [`OVERLAP`] more.
+//! - It waits in a queue, requeued or republished. The worker that let go of it covers it until the
+//!   queue was seen empty, and for [`OVERLAP`] more.
 //!
 //! [`Unread`]: super::unread::Unread
 //!
-//! At any moment somebody's mark covers every event that some queue or worker still holds: the one
-//! that holds it, or the one that let go of it, until whoever has it next must have said so. When
-//! an event arrived nobody tells us, so a bound stands for it: a time by our clock, and an offset
-//! of the history, which no clock can spoil.
-//! - The start of a look at the queue that saw nothing waiting: what comes to us first-hand after
-//!   it arrived after it. Beside it, the end of the history as it was a minute before: what the
-//!   queue gets later may already have been in the history.
-//! - What a copy says of itself (`unstale-arrived-after`, `unstale-arrived-offset`).
-//! - For what is redelivered, the lowest of all marks: whoever had it covers it there.
+//! A worker's low watermark covers every event that a queue or a worker still holds. The current
+//! holder covers it, or the previous holder until the current one must have recorded it. The
+//! arrival time of an event is unknown, so the watermark uses a bound. A bound is a time by the
+//! worker's clock, and an offset of the history, which no clock can falsify. Its sources are:
+//! - For messages delivered for the first time: the start of a look that saw nothing waiting in the
+//!   queue. They arrived after it. The offset is the end of the history one minute before, since
+//!   the history may have a message earlier than the queue.
+//! - For a republished message: its headers `unstale-arrived-after` and `unstale-arrived-offset`.
+//! - For a redelivered message: the lowest low watermark of all workers. The worker that had the
+//!   message covers it there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,48 +37,50 @@ use crate::broker::{Delivery, LaneName};
 use crate::cache::LowWatermark;
 use crate::event::Provenance;
 
-/// Time after the queue was seen empty, in which another worker has covered what it got from there.
-/// It does so within seconds.
+/// Time after the queue was seen empty during which the previous holder still covers an event.
+/// Another worker that received it covers it within seconds.
 const OVERLAP: Duration = Duration::from_secs(120);
 
-/// What the broker had delivered when it answered a look has arrived by then.
+/// Maximum time until a delivery that the broker sent before it answered a look has arrived.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
-/// An event may be in the history for so long before its queue has it.
+/// Maximum time an event may be in the history before it is in its queue.
 const QUEUE_LAG: Duration = Duration::from_secs(60);
 
-/// While events come, and for so long after, it is worth knowing where the history ends.
+/// Time after the last delivery during which the end of the history is still sampled.
 const SAMPLED_FOR: Duration = Duration::from_secs(90);
 
-/// The bound of this worker, and all that makes it.
+/// The low watermark of this worker, and everything that determines it.
 #[derive(Debug, Clone)]
 pub(super) struct Low(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    /// Told after each look that saw nothing waiting.
+    /// Notified after each look that saw nothing waiting.
     looked: Notify,
     since: Instant,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What comes first-hand arrived after this.
+    /// Bound for messages delivered for the first time: they arrived after it.
     quiet: LowWatermark,
-    /// The start of a newer look that saw nothing waiting, and when it was answered; it counts once
-    /// nothing delivered before is left unread.
+    /// The start of a newer look that saw nothing waiting, and when it was answered. It counts once
+    /// no earlier delivery is left unread.
     quieter: Option<(LowWatermark, Instant)>,
-    /// The lowest of all marks, as of the last tick.
+    /// The lowest low watermark of all workers, as of the last tick.
     lowest: LowWatermark,
+    /// The events that earlier workers left unapplied, unless a heal has applied them since.
+    inherited: Option<LowWatermark>,
     next: u64,
     in_hand: HashMap<u64, LowWatermark>,
-    /// What we let go of, by the queue that it went to, and the second in which it is back from
-    /// there at the latest.
+    /// Deliveries that this worker let go of, by the queue that they went to and the second by
+    /// which they are back.
     let_go: BTreeMap<(Queue, u64), LetGo>,
-    /// Offsets close before the history's end, and when it was there, oldest first.
+    /// Offsets shortly before the history's end, and when they were sampled, oldest first.
     samples: VecDeque<(Instant, u64)>,
-    /// When deliveries were taken last.
+    /// When deliveries were last taken.
     taken_at: Option<Instant>,
 }
 
@@ -91,24 +95,24 @@ enum Queue {
 pub(super) struct Look {
     /// When it began, by the clock.
     pub(super) began: SystemTime,
-    /// Nothing waited in the main queue.
+    /// True if nothing waited in the main queue.
     pub(super) main_empty: bool,
-    /// Nothing waited in the slow queue.
+    /// True if nothing waited in the slow queue.
     pub(super) slow_empty: bool,
-    /// Since then, nothing has waited in any retry queue, as far as one may believe that.
+    /// Since when no retry queue has held a message, as far as that is reliable.
     pub(super) retries_empty_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct LetGo {
     bound: LowWatermark,
-    /// When something was let go of last.
+    /// When a delivery was last let go of.
     since: Instant,
     /// When the queue was first seen empty after that second.
     seen_empty: Option<Instant>,
 }
 
-/// The bounds that hold for what was taken in hand at one moment.
+/// The bounds for deliveries that were taken at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     quiet: LowWatermark,
@@ -116,9 +120,9 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// A bound for the arrival of one delivery.
+    /// Returns a bound for the arrival of one delivery.
     pub(super) fn of(&self, delivery: &Delivery) -> LowWatermark {
-        // Only the default exchange has copies.
+        // Republished messages come only through the default exchange.
         if delivery.exchange().is_empty() {
             let message = delivery.message();
             if let Some(copy) = Provenance::of(&message) {
@@ -137,7 +141,7 @@ impl Bounds {
     }
 }
 
-/// Deliveries in hand. Dropped, they go back to their queue, unless they are settled.
+/// Deliveries in flight. Dropped before they are settled, they return to their queue.
 #[derive(Debug)]
 pub(super) struct Holding {
     low: Low,
@@ -146,7 +150,7 @@ pub(super) struct Holding {
 }
 
 impl Low {
-    /// Nothing is known: what is in the queue may be as old as anything.
+    /// Returns a low watermark that knows nothing: a message in the queue may have any age.
     pub(super) fn new() -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
@@ -159,8 +163,7 @@ impl Low {
         change(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The earliest arrival of anything that is not applied yet, as far as this worker is to answer
-    /// for it.
+    /// Returns the earliest arrival of any unapplied event that this worker must cover.
     pub(super) fn now(&self) -> LowWatermark {
         self.change(|state| state.lowest_bound(Instant::now()))
     }
@@ -173,8 +176,14 @@ impl Low {
         })
     }
 
-    /// What was found when this worker began: it answers for what those that are gone answered for.
-    pub(super) fn inherit(&self, lowest: Option<LowWatermark>, copies_wait: Duration) {
+    /// Takes over the low watermark that this worker found at its start, and covers what stopped
+    /// workers covered. `is_alone`: no other worker lives.
+    pub(super) fn inherit(
+        &self,
+        lowest: Option<LowWatermark>,
+        copies_wait: Duration,
+        is_alone: bool,
+    ) {
         let Some(lowest) = lowest else { return };
         self.change(|state| {
             if state.quiet.time_ms < lowest.time_ms {
@@ -183,13 +192,19 @@ impl Low {
                     offset: lowest.offset.or(state.quiet.offset),
                 };
             }
-            state.lowest = lowest;
+            (state.lowest, state.inherited) = (lowest, is_alone.then_some(lowest));
         });
         self.take_over(lowest, copies_wait);
     }
 
-    /// Answers for what a worker that is gone answered for: copies of its own wait for so long at
-    /// most.
+    /// Returns the low watermark that this worker found at its start. Returns `None` if no worker
+    /// left one, another worker lived, or a heal has applied all of the history since.
+    pub(super) fn inherited(&self) -> Option<LowWatermark> {
+        self.change(|state| state.inherited)
+    }
+
+    /// Covers the events that a stopped worker covered. Its republished messages wait for
+    /// `copies_wait` at most.
     pub(super) fn take_over(&self, bound: LowWatermark, copies_wait: Duration) {
         let (now, back) = (self.second(Duration::ZERO), self.second(copies_wait));
         self.change(|state| {
@@ -198,46 +213,53 @@ impl Low {
         });
     }
 
-    /// Nothing arrived before that time, nor before that offset, that is not applied: there was no
-    /// queue, or all of the history was applied again since. What is in hand stays where it was:
-    /// the history may get it later than its queue.
-    pub(super) fn begin(&self, at: SystemTime, offset: u64) {
+    /// Notes that everything before that time and that offset is applied: there was no queue, or a
+    /// heal has applied the history. Deliveries in flight keep their bounds, since the history may
+    /// get an event later than its queue.
+    ///
+    /// `left_out` is the lowest offset that the heal did not apply. Its event may wait in any
+    /// queue, as it arrived or as a republished message. So everything that covers it stays.
+    pub(super) fn begin(&self, at: SystemTime, offset: u64, left_out: Option<u64>) {
         let time_ms = at
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         self.change(|state| {
+            let offset = left_out.map_or(offset, |left_out| left_out.min(offset));
             state.quiet =
                 LowWatermark { time_ms: time_ms.max(state.quiet.time_ms), offset: Some(offset) };
-            state.lowest = state.in_hand.values().copied().fold(state.quiet, LowWatermark::lower);
+            if left_out.is_none() {
+                state.let_go.clear();
+                state.inherited = None;
+            }
             state.quieter = None;
-            state.let_go.clear();
+            state.lowest = state.lowest_bound(Instant::now());
         });
     }
 
-    /// The lowest of all marks is this.
+    /// Sets the lowest low watermark of all workers.
     pub(super) fn set_lowest(&self, lowest: Option<LowWatermark>) {
         self.change(|state| state.lowest = lowest.unwrap_or_default());
     }
 
-    /// Returns whether it is worth knowing where the history ends.
+    /// Returns whether the end of the history is worth a sample.
     pub(super) fn wants_sample(&self) -> bool {
         self.change(|state| {
             state.samples.is_empty() || state.taken_at.is_some_and(|at| at.elapsed() < SAMPLED_FOR)
         })
     }
 
-    /// The history has a message of that offset, close before its end. Returns whether the stream
-    /// is another one than before.
+    /// Notes that the history has a message of that offset, shortly before its end. Returns whether
+    /// the stream was replaced by another one.
     pub(super) fn sampled(&self, offset: u64) -> bool {
         self.change(|state| state.sampled(Instant::now(), offset))
     }
 
-    /// Returns the offset of the newest message of the history that is known.
+    /// Returns the offset of the newest known message of the history.
     pub(super) fn newest_sample(&self) -> Option<u64> {
         self.change(|state| state.samples.back().map(|(_, offset)| *offset))
     }
 
-    /// Takes deliveries in hand.
+    /// Takes deliveries and covers them.
     pub(super) fn take<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Holding {
         let (number, bounds) = self.change(|state| {
             let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
@@ -254,7 +276,8 @@ impl Low {
         Holding { low: self.clone(), number, bounds }
     }
 
-    /// A copy went to a lane's queue, and comes back from wherever it waits before within `delay`.
+    /// Notes that a republished message went to a lane's queue. It returns from any retry queue
+    /// within `delay`.
     pub(super) fn copied(&self, lane: LaneName, delay: Duration, bound: LowWatermark) {
         let queue = match lane {
             LaneName::Main => Queue::Main,
@@ -264,12 +287,12 @@ impl Low {
         self.change(|state| state.let_go(queue, back, bound));
     }
 
-    /// The session is over: what was delivered and not yet read goes back.
+    /// Notes that the session has ended, so that unread deliveries return to their queues.
     pub(super) fn session_ended(&self) {
         let now = self.second(Duration::ZERO);
         self.change(|state| {
             state.quieter = None;
-            // Republished and redelivered messages may be among it, in either queue.
+            // Republished and redelivered messages may be among them, in either queue.
             let bound = state.quiet.lower(state.lowest);
             for queue in [Queue::Main, Queue::Slow] {
                 state.let_go(queue, now, bound);
@@ -277,7 +300,7 @@ impl Low {
         });
     }
 
-    /// Returns whether something that was let go of may still wait in a retry queue.
+    /// Returns whether something that this worker let go of may still wait in a retry queue.
     pub(super) fn waits_for_retries(&self) -> bool {
         let second = self.second(Duration::ZERO);
         self.change(|state| {
@@ -288,7 +311,7 @@ impl Low {
         })
     }
 
-    /// Takes in a look at the queues.
+    /// Evaluates a look at the queues.
     pub(super) fn looked(&self, look: Look) {
         let second = self.second(Duration::ZERO);
         self.change(|state| state.looked(look, second, Instant::now()));
@@ -297,12 +320,12 @@ impl Low {
         }
     }
 
-    /// Waits until it is worth while to find out whether anything delivered is left unread.
+    /// Waits until the main lane should check whether any delivery is unread.
     pub(super) async fn asks(&self) {
         self.0.looked.notified().await;
     }
 
-    /// Nothing that was delivered to the main lane is left unread.
+    /// Notes that no delivery to the main lane is unread.
     pub(super) fn all_read(&self) {
         self.change(|state| state.all_read(Instant::now()));
     }
@@ -325,7 +348,7 @@ impl State {
     fn sampled(&mut self, now: Instant, offset: u64) -> bool {
         let is_another = self.samples.back().is_some_and(|(_, newest)| offset < *newest);
         if is_another {
-            // The stream was deleted, and another one began: offsets of the old one say nothing.
+            // The stream was deleted and another one began: offsets of the old one have no meaning.
             self.samples.clear();
             let held = self
                 .in_hand
@@ -336,7 +359,7 @@ impl State {
             self.quieter = None;
         }
         self.samples.push_back((now, offset));
-        // One that is old enough suffices.
+        // One sample that is old enough suffices.
         while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= QUEUE_LAG) {
             self.samples.pop_front();
         }
@@ -363,7 +386,7 @@ impl State {
                 Queue::Main => main_empty,
                 Queue::Slow => slow_empty,
             };
-            // What has left the retry queues is in the others, or in somebody's hand.
+            // A message that has left the retry queues is in another queue, or in flight.
             let is_back =
                 *back < second || retries_empty_since.is_some_and(|since| gone.since < since);
             if empty && is_back {
@@ -397,12 +420,12 @@ impl State {
 }
 
 impl Holding {
-    /// A bound for the arrival of one of the deliveries.
+    /// Returns a bound for the arrival of one of the deliveries.
     pub(super) fn bound_of(&self, delivery: &Delivery) -> LowWatermark {
         self.bounds.of(delivery)
     }
 
-    /// Their effects hold, and their copies are covered.
+    /// Notes that their effects are in Redis, and their republished messages are covered.
     pub(super) fn settled(&self) {
         self.low.change(|state| state.in_hand.remove(&self.number));
     }

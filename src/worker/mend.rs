@@ -1,5 +1,4 @@
-//! The broker's objects while a session lasts: looked at again and again, declared and bound where
-//! they are missing.
+//! Checks the broker's objects during a session, and declares and binds the missing ones.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -15,16 +14,16 @@ use crate::cache::HealFrom;
 use crate::http::Readiness;
 use crate::ops::heal::window;
 
-/// Shortest time between two looks.
+/// Minimum time between two checks.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Up to this much is added at random, so that workers do not look all at once.
+/// Maximum random time added to the interval, so that workers do not check all at once.
 const JITTER: Duration = Duration::from_secs(10);
 
-/// Is added for each binding: every one is a request.
+/// Time added to the interval for each binding, since each needs a request.
 const PER_BINDING: Duration = Duration::from_millis(20);
 
-/// Says what a session found when it began.
+/// Logs and notes what a session found when it began.
 pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
     for warning in session.warnings() {
         warn!("{warning}");
@@ -40,6 +39,7 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
     if session.has_declared_history_anew() {
         shared.birth.is_now();
     }
+    shared.birth.looked(session.history_is_missing());
     shared.brokers.met(session.broker().as_deref());
     note_history(shared, session.history_fault().map(str::to_owned));
     shared.first_ever.send_if_modified(|known| {
@@ -47,7 +47,7 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
     });
 }
 
-/// Looks again and again; never returns.
+/// Checks the objects again and again; never returns.
 pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Session) -> Infallible {
     let mut told = BTreeSet::new();
     loop {
@@ -57,7 +57,7 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
         )
         .await;
         let mended = session.mend().await;
-        // Until Redis can be worked with, it stays noted: where the heal is to begin is not known
+        // Until Redis can be used, the deletion stays noted, since the start of the heal is unknown
         // before.
         if shared.gate.is_open() && session.deletion_seen().take() {
             owe_heal(
@@ -67,10 +67,10 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
         }
         match mended {
             Ok(mended) => note(shared, readiness, mended, &mut told),
-            // What ends a session is noticed elsewhere.
+            // A failure that ends the session is noticed elsewhere.
             Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
         }
-        // Another worker may have made a new one, where Redis lost the old one.
+        // If Redis lost the old secret, another worker may have made a new one.
         if let Err(cause) = shared.learn_secret().await {
             debug!(%cause, "the signing secret cannot be looked at");
         }
@@ -84,6 +84,7 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
     if mended.has_declared_history {
         shared.birth.is_now();
     }
+    shared.birth.looked(mended.history_is_missing);
     for problem in &mended.problems {
         if told.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");
@@ -98,7 +99,7 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
     note_history(shared, mended.history_fault);
 }
 
-/// Says when the history ceases to be usable, and when it is usable again.
+/// Logs when the history becomes unusable, and when it is usable again.
 fn note_history(shared: &Shared, fault: Option<String>) {
     let before = shared.history_fault.load();
     match (&fault, before.is_some()) {
@@ -112,8 +113,8 @@ fn note_history(shared: &Shared, fault: Option<String>) {
     shared.history_fault.store(fault.map(Arc::new));
 }
 
-/// Owes a heal where events may be in the history alone, and waits until Redis holds that. To be
-/// called once Redis can be worked with: the low watermark of those that are gone is known by then.
+/// Owes a heal if events may be in the history alone, and waits until Redis holds that. Callers
+/// must wait until Redis can be used. Only then is the low watermark of stopped workers known.
 pub(super) async fn owe_what_was_deleted(shared: &Shared, is_owed: &mut bool) {
     if std::mem::take(is_owed) {
         owe_heal(
@@ -138,8 +139,8 @@ fn owe_heal(shared: &Shared, cause: &str) {
         return;
     }
     let low = shared.low.now();
-    // Where nobody has left a low watermark, the heal begins UNSTALE_HEAL_WINDOW ago, or as long
-    // before the history's end.
+    // If no low watermark exists, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before the
+    // history's end.
     let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }
         .or_window(window(&shared.config), Timestamp::now());
     warn!("{cause}; the history is applied again");

@@ -1,4 +1,16 @@
-//! The worker: what its lanes share, and how it starts and ends.
+//! The worker: its shared state, its start and its end.
+//!
+//! In reading order:
+//! - Events: `supervisor`, `main_lane`, `slow_lane`, `taken`, `intake`, `resolver`, `account`,
+//!   `batch`, `copies`.
+//! - Loads: `fill`, `filling`.
+//! - Flow: `gate`, `window`, `in_flight`, `in_order`, `suspects`, `survivors`, `yielding`.
+//! - Heals: `checkpoint`, `low`, `unread`, `samples`, `healing`, `owed`, `birth`, `census`,
+//!   `brokers`, `mend`.
+//! - Beside the lanes: `again`, `upkeep`, `reload`, `report`.
+//!
+//! The commands to Redis are in `cache`, and those to RabbitMQ are in `broker`. The module `plan`
+//! determines what an effect does.
 
 mod account;
 mod again;
@@ -6,6 +18,7 @@ mod batch;
 mod birth;
 mod brokers;
 mod census;
+mod checkpoint;
 mod copies;
 mod fill;
 pub mod filling;
@@ -33,6 +46,7 @@ mod window;
 mod yielding;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::time::Duration;
@@ -43,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, LaneName, Signer};
-use crate::cache::{Cache, CacheError, CommandError, Outage};
+use crate::cache::{Cache, CacheError, CommandError, Marks, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::plan::{RetrySchedule, SettlePolicy};
@@ -63,7 +77,7 @@ use resolver::Resolver;
 use supervisor::Supervisor;
 use survivors::Survivors;
 
-/// A registry in use, with what is made from it.
+/// A registry in use, with its metrics and its loaders.
 #[derive(Debug)]
 struct Live {
     registry: Arc<Registry>,
@@ -71,19 +85,19 @@ struct Live {
     loaders: Loaders,
 }
 
-/// What every lane sees.
+/// State that all lanes share.
 #[derive(Debug)]
 struct Shared {
     config: Config,
     policy: SettlePolicy,
     live: ArcSwap<Live>,
-    /// Told whenever `live` was replaced.
+    /// Notified whenever `live` was replaced.
     reloaded: Notify,
-    /// Why the registry's files as they are now were not taken.
+    /// Why the current rule files were not loaded.
     refused_registry: ArcSwapOption<String>,
     /// Why the broker does not serve the history.
     history_fault: ArcSwapOption<String>,
-    /// Whether there were no queues before, once the first session has looked.
+    /// True if no queues existed before the first session. `None` until that session has begun.
     first_ever: watch::Sender<Option<bool>>,
     cache: Cache,
     signer: Signer,
@@ -99,47 +113,48 @@ struct Shared {
     owed: Owed,
     /// Events that waited in the main queue when it was last looked at.
     waiting: AtomicU32,
-    /// Whether workers with other retry steps have reported: their events may wait in other queues.
-    knows_other_ladders: AtomicBool,
+    /// True if events may wait in the queues of retry steps that this worker does not use.
+    knows_other_steps: AtomicBool,
     metrics: Metrics,
     event_log: EventLog,
-    /// Told when what is reported in Redis has changed, and is not to wait.
+    /// Notified when the report in Redis has changed and must not wait for its interval.
     report_changed: Notify,
 }
 
-/// Why a lane ended while its session stood.
+/// Why a lane ended before its session did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneEnd {
-    /// Told to stop; everything in hand is settled.
+    /// A stop was requested, and every delivery in flight is settled.
     Stopped,
-    /// Redis was away too long, or we were told to stop while it was: what was in hand goes back.
+    /// Redis was away too long, or a stop was requested while it was away. The deliveries in flight
+    /// are requeued.
     GaveBack,
 }
 
 /// How the worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Told to stop, everything in hand settled or given back.
+    /// A stop was requested, and every delivery in flight is settled or requeued.
     Clean,
     /// The grace period ran out, or a second signal came.
     Cut,
-    /// Threads that resolve events do not end: everything else in flight is settled or given back.
+    /// Threads that resolve events do not end. Everything else in flight is settled or requeued.
     Stuck,
 }
 
 /// Why the worker cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The broker refuses us for good.
+    /// The broker refuses the worker for good.
     #[error(transparent)]
     Broker(BrokerError),
-    /// Redis cannot be used as it is set.
+    /// Redis cannot be used with these settings.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// Redis refuses us until a person changes something.
-    #[error("{0}")]
+    /// Redis refuses the worker until a person changes something.
+    #[error(transparent)]
     Redis(Outage),
-    /// Workers of another broker share the marks in Redis.
+    /// Workers of another broker share the checkpoints in Redis.
     #[error("{0}")]
     SharedMarks(String),
     /// The registry's loaders cannot be used.
@@ -147,20 +162,20 @@ pub enum StartError {
     Loaders(#[from] LoaderProblems),
 }
 
-/// What tells the worker to end.
+/// The tokens that end the worker.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Stop consuming, settle what is in hand, close.
+    /// Stops consuming, settles the deliveries in flight, and closes the session.
     pub stop: CancellationToken,
-    /// End at once.
+    /// Ends the worker at once.
     pub cut: CancellationToken,
 }
 
-/// Runs the worker until it is told to end.
+/// Runs the worker until a signal ends it.
 ///
 /// # Errors
-/// [`StartError`] when a server refuses us for good before the first session stood; once one has,
-/// refusals mean back-off.
+/// Returns [`StartError`] when a server refuses the worker for good before the first session has
+/// begun. Afterwards a refusal leads to back-off.
 pub async fn run(
     config: Config,
     registry: Registry,
@@ -196,7 +211,7 @@ pub async fn run(
         brokers: Brokers::default(),
         owed: Owed::default(),
         waiting: AtomicU32::new(0),
-        knows_other_ladders: AtomicBool::new(false),
+        knows_other_steps: AtomicBool::new(false),
         metrics,
         event_log: EventLog::default(),
         report_changed: Notify::new(),
@@ -213,9 +228,13 @@ pub async fn run(
     let healer = Healer::new(&shared, readiness.clone());
     let sessions = Supervisor::new(&shared, readiness);
     let ended = tokio::select! {
-        ended = serve(&shared, sessions, &signals.stop) => ended.map(|()| Ended::Clean).map_err(StartError::Broker),
+        ended = serve(
+            sessions.run(&signals.stop),
+            census::leave(&shared),
+            after_stop(&signals.stop, grace),
+        ) => ended.map_err(StartError::Broker),
         never = reporter.keep() => match never {},
-        never = healing::tick(&shared) => match never {},
+        never = checkpoint::tick(&shared) => match never {},
         never = shared.event_log.keep() => match never {},
         refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
             Unhealed::Redis(outage) => StartError::Redis(outage),
@@ -224,32 +243,45 @@ pub async fn run(
         }),
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         never = stop_when(&stuck, &signals.stop) => match never {},
-        () = after_stop(&signals.stop, grace) => {
-            warn!(grace_s = grace.as_secs(), "the grace period ran out: what is in hand comes again from the broker");
-            healing::give_turn_up(&shared).await;
-            Ok(Ended::Cut)
-        }
     };
+    if matches!(ended, Ok(Ended::Cut)) && !signals.cut.is_cancelled() {
+        warn!(
+            grace_s = grace.as_secs(),
+            "the grace period ran out: what is in hand comes again from the broker"
+        );
+        checkpoint::give_turn_up(&shared).await;
+    }
     shared.event_log.finish();
     reporter.retract().await;
     if let Ok(Ended::Clean) = ended {
-        healing::leave(&shared).await;
+        checkpoint::leave(&shared).await;
     }
     if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }
 }
 
-/// Runs sessions until told to stop, then counts what they leave.
-async fn serve(
-    shared: &Shared,
-    sessions: Supervisor<'_>,
-    stop: &CancellationToken,
-) -> Result<(), BrokerError> {
-    sessions.run(stop).await?;
-    census::leave(shared).await;
-    Ok(())
+/// Runs the sessions to their end, then counts the messages that they leave. If the grace period
+/// (`overdue`) ends while sessions run, the worker is cut. Afterwards the grace period ends only
+/// the count, since all deliveries are settled.
+async fn serve<E>(
+    sessions: impl Future<Output = Result<(), E>>,
+    count: impl Future<Output = ()>,
+    overdue: impl Future<Output = ()>,
+) -> Result<Ended, E> {
+    let mut overdue = pin!(overdue);
+    tokio::select! {
+        biased;
+        ended = sessions => ended?,
+        () = &mut overdue => return Ok(Ended::Cut),
+    }
+    tokio::select! {
+        () = count => {}
+        () = overdue => {}
+    }
+    Ok(Ended::Clean)
 }
 
-/// How long a `warm` may take, from its event to its last attempt's end, while the lanes keep up.
+/// Returns the maximum time from an event to the end of its last attempt at a `warm`, while the
+/// lanes keep up.
 fn longest_warm(config: &Config) -> Duration {
     let delays: Duration = config.amqp.retry_delays.iter().sum();
     let attempts =
@@ -283,7 +315,7 @@ impl Live {
 }
 
 impl Shared {
-    /// Waits until the first session has begun, and says whether there were no queues before it.
+    /// Waits until the first session has begun. Returns true if no queues existed before it.
     async fn is_first_ever(&self) -> bool {
         // The sender lives as long as `self`: waiting cannot fail.
         self.first_ever
@@ -293,21 +325,39 @@ impl Shared {
             .is_ok_and(|known| *known == Some(true))
     }
 
-    /// Learns by which secret the workers of this Redis sign republished messages now.
+    /// Learns the secret with which the workers of this Redis sign republished messages.
     async fn learn_secret(&self) -> Result<(), CommandError> {
         let secret = self.cache.signing_secret(self.signer.secret().as_deref()).await?;
         self.signer.learn(&secret);
         Ok(())
     }
 
-    /// How long a retry copy waits at most.
-    fn longest_wait(&self) -> Duration {
-        self.config.amqp.retry_delays.iter().max().copied().unwrap_or_default()
+    /// Returns the maximum time that a retry message waits, also on another worker's retry
+    /// schedule.
+    fn longest_wait(&self, marks: &Marks) -> Duration {
+        let ours = &self.config.amqp.retry_delays;
+        ours.iter().copied().chain(marks.steps_but(ours)).max().unwrap_or_default()
     }
 
-    /// Deliveries of the slow lane in hand at once: loads are bounded by their own limits, and some
-    /// must be waiting for them.
+    /// Returns how many deliveries of the slow lane may be in flight. The loads have their own
+    /// limits, and some deliveries must wait for them.
     fn slow_prefetch(&self) -> u16 {
         u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_grace_period_cuts_sessions_and_no_count() {
+        let sessions = || ready(Ok::<(), ()>(()));
+        assert_eq!(serve(sessions(), ready(()), pending()).await, Ok(Ended::Clean));
+        assert_eq!(serve(sessions(), pending(), ready(())).await, Ok(Ended::Clean));
+        assert_eq!(serve(pending::<Result<(), ()>>(), pending(), ready(())).await, Ok(Ended::Cut));
+        assert_eq!(serve(ready(Err(7)), pending(), pending()).await, Err(7));
     }
 }

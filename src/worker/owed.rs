@@ -1,6 +1,10 @@
-//! Heals beside live workers, which are safe at any time: those that are owed, since the history
-//! could not be read when they were due, or since events went to the history alone; and those by
-//! the rules of this worker, where another one healed by its own.
+//! Runs heals beside live workers, which is safe at any time.
+//!
+//! - Owed heals: the history could not be read when they were due, or events went to the history
+//!   alone.
+//! - Heals by the rules of this worker, after another worker healed by its own rules.
+//!
+//! Heals before the gate opens are in `healing.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,40 +18,40 @@ use super::{Live, Shared, birth};
 use crate::cache::{self, Cache, Change, HealDetails, HealFrom, Marks, Outage, OwedHeal, Turn};
 use crate::ops::heal::{Guard, Healed, NotHealed, heal};
 
-/// Between two tries.
+/// Time between two attempts at a heal.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Before what Redis did not take is said again.
+/// Time before an owed heal that Redis did not accept is saved again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Heals that are owed, as far as this worker knows.
+/// The owed heals, as far as this worker knows.
 #[derive(Debug, Default)]
 pub(super) struct Owed {
     state: Mutex<State>,
-    /// There is something to save.
+    /// Notified when there is something to save.
     unsaved: Notify,
     saved: Notify,
-    /// There is something to pay.
+    /// Notified when there is something to heal.
     due: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Redis does not hold it yet.
+    /// An owed heal that Redis does not hold yet.
     unsaved: Option<OwedHeal>,
-    /// Redis held some at the last tick.
+    /// True if Redis held an owed heal at the last tick.
     any: bool,
-    /// At the last tick there was a heal by other rules than ours alone.
+    /// True if the last tick showed a heal that was done only by rules other than this worker's.
     by_other_rules: bool,
-    /// The connection of a heal that has begun, and has not come to its end.
+    /// The connection of a heal that has begun and has not ended.
     healing: Option<Arc<Cache>>,
     tried_at: Option<Instant>,
-    /// The cause that was logged.
+    /// The last logged cause.
     logged: Option<String>,
 }
 
 impl Owed {
-    /// Owes a heal from that place on. Redis holds it within a moment, and a worker pays it.
+    /// Owes a heal from that place on. Redis holds it within a moment, and a worker does it.
     pub(super) fn owe(&self, from: HealFrom, cause: impl Into<String>) {
         let owed = OwedHeal::new(from, cause, now_ms());
         self.change(|state| match &mut state.unsaved {
@@ -57,8 +61,8 @@ impl Owed {
         self.unsaved.notify_one();
     }
 
-    /// Waits until Redis holds all that was owed so far: nothing is forgotten then, whatever
-    /// becomes of this worker.
+    /// Waits until Redis holds all heals owed so far. From then on they survive the death of this
+    /// worker.
     pub(super) async fn saved(&self) {
         loop {
             let saved = self.saved.notified();
@@ -79,15 +83,15 @@ impl Owed {
         self.change(|state| state.any || state.unsaved.is_some())
     }
 
-    /// Redis holds that a heal is owed, for that cause: it was logged, and is tried again in a
-    /// while.
+    /// Notes that Redis holds an owed heal with that cause. The cause is logged, and the heal is
+    /// tried again later.
     pub(super) fn knows(&self, cause: String) {
         self.change(|state| {
             (state.any, state.tried_at, state.logged) = (true, Some(Instant::now()), Some(cause))
         });
     }
 
-    /// Takes in what the last tick showed.
+    /// Evaluates the result of the last tick.
     pub(super) fn saw(&self, owed: Option<OwedHeal>, by_other_rules: bool) {
         let is_news = self.change(|state| {
             let is_news =
@@ -103,8 +107,8 @@ impl Owed {
         }
     }
 
-    /// Gives up the turn to heal beside live workers, if this worker has it, and notes that it did
-    /// not die of the heal.
+    /// Gives up the turn to heal beside live workers, if this worker has it. Notes that this worker
+    /// did not die of the heal.
     pub(super) async fn stop_healing(&self) {
         if let Some(cache) = self.change(|state| state.healing.clone())
             && cache.yield_heal_of(cache.id()).await.is_ok()
@@ -124,8 +128,8 @@ pub(super) fn now_ms() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Saves and pays what is owed, until `stop`. Saving does not wait for a payment, which may read
-/// days of history: a crash must not forget the debt, and nothing is consumed until Redis holds it.
+/// Saves and does the owed heals until `stop`. Saving does not wait for a heal, which may read days
+/// of history. A crash must not forget an owed heal, and nothing is consumed until Redis holds it.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     if !shared.config.heals() {
         return;
@@ -152,7 +156,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(async { tokio::join!(save, pay) }).await;
 }
 
-/// Has Redis hold what it does not hold yet, then asks for a payment.
+/// Saves in Redis each owed heal that it does not hold yet, then asks for the heal.
 async fn save_once(owed: &Owed, cache: &Cache) -> Result<(), Outage> {
     while let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
         cache.owe_heal(&unsaved).await.map_err(outage)?;
@@ -169,7 +173,7 @@ async fn save_once(owed: &Owed, cache: &Cache) -> Result<(), Outage> {
     Ok(())
 }
 
-/// Pays what is due.
+/// Does the heals that are due.
 async fn pay_if_due(shared: &Shared) {
     let owed = &shared.owed;
     let due = owed.change(|state| {
@@ -190,12 +194,14 @@ async fn pay_if_due(shared: &Shared) {
     }
 }
 
-/// Takes the turn to heal beside live workers, and does what is to be done. An error says why it is
-/// still owed.
+/// Takes the turn to heal beside live workers, and heals.
+///
+/// # Errors
+/// Returns the cause for which the heal is still owed.
 async fn pay(shared: &Shared) -> Result<(), String> {
     let Shared { config, .. } = shared;
     let redis = |outage: Outage| outage.cause;
-    // One that Redis interrupted.
+    // A heal that an outage of Redis interrupted.
     let before = shared.owed.change(|state| state.healing.clone());
     if let Some(before) = before {
         before.probe().await.map_err(redis)?;
@@ -234,17 +240,17 @@ async fn pay(shared: &Shared) -> Result<(), String> {
 /// A heal beside live workers.
 #[derive(Debug)]
 struct Work {
-    /// True if it was owed; false if it was done by other rules alone.
+    /// True if the heal was owed; false if it was done by other rules alone.
     is_owed: bool,
     from: HealFrom,
-    /// The offset behind all that is to be applied again, if it is known.
+    /// The offset behind everything that must be applied again, if it is known.
     end_offset: Option<u64>,
-    /// Changes that note it as done.
+    /// Changes that note the heal as done.
     changes: Vec<Change>,
 }
 
 impl Work {
-    /// Returns what is to be done by those rules, if anything.
+    /// Returns the heal that must be done by those rules, if any.
     fn of(marks: &Marks, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         if let Some(OwedHeal { from, .. }) = &owed.all {
@@ -265,7 +271,10 @@ impl Work {
     }
 }
 
-/// Heals, and returns the changes that note it. An error says why it is still to be done.
+/// Heals, and returns the changes that note the heal as done.
+///
+/// # Errors
+/// Returns the cause for which the heal must still be done.
 async fn perform(
     shared: &Shared,
     live: &Live,
@@ -325,8 +334,8 @@ async fn perform(
     }
 }
 
-/// Returns the new details of the last heal's record, if that heal was put off or left something
-/// out, and one between those offsets has done it now.
+/// Returns the new details of the last heal's record. They change if that heal was postponed or
+/// left something out, and a heal between those offsets has now done it.
 fn details(
     marks: &Marks,
     (begin, end): (u64, Option<u64>),

@@ -1,8 +1,8 @@
-//! The registry's files, looked at every second: what loads replaces what is in use, what does not
-//! changes nothing.
+//! Looks at the rule files every second and reloads the registry. A changed registry that does not
+//! load changes nothing.
 //!
-//! Looking is what works everywhere: a `ConfigMap`'s symlink swap, bind mounts and network file
-//! systems do not all tell of their changes.
+//! Looking works everywhere. The symlink swap of a `ConfigMap`, bind mounts and network file
+//! systems do not all report their changes.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::registry::{self, LoadOptions, Loaded, Problems, Registry, run_example
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Of what is told of a registry that was not taken.
+/// Maximum length of the reported cause for which a registry was not loaded.
 const CAUSE_MAX_CHARS: usize = 400;
 
-/// The contents are read after so many looks even if no file seems to have changed: a network file
-/// system may keep times of whole seconds.
+/// Number of looks after which the contents are read even if no file seems to have changed. A
+/// network file system may keep times in whole seconds.
 const LOOKS_PER_READ: u64 = 60;
 
-/// What one look at the files found. Problems count as a state too: they are reported once, and end
+/// The result of one look at the files. Problems are a state too: they are reported once, and end
 /// when the files are right again.
 type Look = Result<registry::FileList, Problems>;
 
-/// Watches until `stop`.
+/// Watches the rule files until `stop`.
 pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     let mut digest_judged = shared.live.load().registry.digest().to_owned();
     let mut judged: Option<Look> = None;
@@ -41,7 +41,7 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             continue;
         };
         looks += 1;
-        // Twice the same: no swap is under way, and nobody is in the midst of writing.
+        // Two equal looks: no swap is in progress, and no file is half-written.
         let is_settled = seen.as_ref() == Some(&look);
         let is_known = judged.as_ref() == Some(&look);
         seen = Some(look);
@@ -53,7 +53,7 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             if !is_known {
                 error!("the changed registry cannot be read, the last good one stays:\n{problems}");
                 refuse(&shared, problems);
-                // It is loaded again when it can be read, even if it is what it was.
+                // It is loaded again when it can be read, even if it is unchanged.
                 digest_judged.clear();
             }
             continue;
@@ -85,7 +85,7 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// A registry whose examples hold: the next start would refuse any other.
+/// Loads a registry whose examples all pass. The next start would refuse any other.
 fn load(options: &LoadOptions) -> Result<Loaded, Problems> {
     let loaded = Registry::load(options)?;
     let failing = run_examples(&loaded);
@@ -108,17 +108,17 @@ fn take(shared: &Shared, loaded: Loaded) {
     shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
     shared.refused_registry.store(None);
     shared.report_changed.notify_one();
-    // Without a session nobody binds now: the next one binds all.
+    // Without a session no routing key is bound now. The next session binds all.
     shared.reloaded.notify_one();
 }
 
-/// Logs each line of what is wrong as a record of its own.
+/// Logs each line of the problems as a separate record.
 fn log_lines(problems: &impl Display) {
     problems.to_string().lines().for_each(|line| error!("{line}"));
 }
 
-/// For whoever asks how things stand: the first of the problems, whose first line says where and
-/// what. The log has all of it.
+/// Keeps the first line of the first problem for `unstale status`, with its location and cause. The
+/// log has all problems.
 fn refuse(shared: &Shared, problems: &impl Display) {
     shared.metrics.reload_failed();
     let first: String = problems

@@ -1,8 +1,7 @@
-//! What this worker says of itself in Redis, for `unstale status`.
+//! Reports this worker's status in Redis, for `unstale status`.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::MissedTickBehavior;
@@ -13,23 +12,23 @@ use crate::cache::{CommandError, Report, Reported};
 use crate::http::Readiness;
 use crate::quantity::format_duration;
 
-/// Well below the 30 s for which it counts.
+/// Time between two reports, well below the 30 s for which a report counts.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Maximum time that the end of the worker waits for its report to be removed: Redis may be away.
+/// Maximum time a stopping worker waits for the removal of its report, since Redis may be away.
 const RETRACT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Rungs of other ladders that are remembered at most.
+/// Maximum number of remembered retry steps of other workers.
 const OTHER_RUNGS_MAX: usize = 64;
 
-/// Keeps one worker's field.
+/// Keeps one worker's report.
 pub(super) struct Reporter<'s> {
     shared: &'s Shared,
     readiness: Readiness,
     host: String,
     ladder: Vec<String>,
-    /// A queue of a ladder that is no more holds what nobody would find: whoever saw a worker with
-    /// that ladder passes it on.
+    /// Retry steps of other workers. A queue of an abandoned retry schedule would be forgotten with
+    /// its messages. So each worker that saw the schedule passes it on.
     other_rungs: BTreeSet<String>,
     refused: bool,
 }
@@ -48,7 +47,7 @@ impl<'s> Reporter<'s> {
         }
     }
 
-    /// Reports while Redis can be worked with; never returns.
+    /// Reports while Redis can be used; never returns.
     pub(super) async fn keep(&mut self) -> Infallible {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,9 +74,9 @@ impl<'s> Reporter<'s> {
         }
     }
 
-    /// Removes the report, where Redis can be worked with.
+    /// Removes the report, if Redis can be used.
     pub(super) async fn retract(self) {
-        // What is not removed runs out by itself.
+        // A report that is not removed expires by itself.
         let _ = tokio::time::timeout(
             RETRACT_TIMEOUT,
             self.shared.cache.report(self.shared.cache.id(), None),
@@ -113,11 +112,10 @@ impl<'s> Reporter<'s> {
                 self.other_rungs.insert(rung.clone());
             }
         }
-        self.shared.knows_other_ladders.store(!self.other_rungs.is_empty(), Ordering::Relaxed);
     }
 }
 
-/// The machine's name as Linux tells it; a container's is that of its pod.
+/// Returns the machine's name from Linux. In a container it is the name of its pod.
 fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"));

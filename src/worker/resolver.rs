@@ -1,13 +1,13 @@
-//! Reads deliveries: at once while that takes a few milliseconds, else on a thread apart from the
-//! lanes' loop, under a deadline.
+//! Reads deliveries: in the lane's loop if that takes a few milliseconds, otherwise on another
+//! thread with a deadline.
 //!
-//! The deadline is one of the wall clock, and says nothing of an event whose thread had no CPU
-//! time: the machine may be busy, or the process suspended. So an event that misses it is resolved
-//! once more. What a budget of work or bytes ends is final at once.
+//! The deadline follows the wall clock. A thread may miss it for want of CPU time, since the
+//! machine is busy or the process suspended. So an event that misses it is resolved once more. An
+//! event that exceeds its budget of work or bytes fails at once.
 //!
-//! A thread cannot be stopped from outside. One that works on long beyond the deadline is
+//! A thread cannot be stopped from outside. A thread that runs long beyond the deadline is
 //! abandoned, and its event is dead-lettered. The worker ends in order once [`MOST_ABANDONED`] such
-//! threads run at a time: their memory and CPU time are not to be had back otherwise.
+//! threads run at a time. Nothing else can free their memory and CPU time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -26,27 +26,27 @@ use crate::broker::{Delivery, LaneName};
 use crate::reason::Reason;
 use crate::registry::{Budget, Spent};
 
-/// Time that one event may take, by the clock on the wall.
+/// Maximum time one event may take, by the wall clock.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time by which a resolution that looks at the deadline itself has ended. Its message names the
-/// rule.
+/// Maximum time a resolution takes to end after its deadline, if it checks the deadline itself. Its
+/// message names the rule.
 const UNWINDING: Duration = Duration::from_millis(250);
 
-/// Abandoned threads with which the worker goes on no longer.
+/// Number of abandoned threads at which the worker ends.
 const MOST_ABANDONED: usize = 3;
 
-/// Units of work that one batch may take in the lane's loop: a few milliseconds, and far more than
-/// a usual batch takes.
+/// Maximum units of work of one batch in the lane's loop. They take a few milliseconds, and a usual
+/// batch needs far less.
 const INLINE_WORK: u64 = 250_000;
 
-/// Bytes that one batch may build in the lane's loop.
+/// Maximum bytes that one batch may build in the lane's loop.
 const INLINE_BYTES: u64 = 1024 * 1024;
 
-/// Bytes of bodies that one batch may parse in the lane's loop.
+/// Maximum bytes of bodies that one batch may parse in the lane's loop.
 const INLINE_BODY_BYTES: usize = 1024 * 1024;
 
-/// A larger body is not parsed in the lane's loop.
+/// Maximum size of a body that is parsed in the lane's loop.
 const INLINE_BODY_MAX_BYTES: usize = 256 * 1024;
 
 /// Reads the deliveries of one lane.
@@ -57,16 +57,16 @@ pub(super) struct Resolver {
     threads: Threads,
 }
 
-/// What became of deliveries that were read at once.
+/// The result of reading deliveries in the lane's loop.
 #[derive(Debug)]
 pub(super) enum FirstLook {
     /// All of them are read.
     Done(Batch),
-    /// One delivery, which takes more than a batch may take in the loop.
+    /// One delivery, which needs more than a batch may take in the loop.
     Heavy(Heavy),
 }
 
-/// A delivery that is to be read on a thread apart.
+/// A delivery that must be read on another thread.
 #[derive(Debug)]
 pub(super) struct Heavy {
     taken: Taken,
@@ -79,14 +79,14 @@ impl Heavy {
         &self.taken.deliveries
     }
 
-    /// Returns the delivery, which is not to be read now and is covered otherwise.
+    /// Returns the delivery to a caller that covers it. It is not to be read now.
     pub(super) fn into_deliveries(self) -> Vec<Delivery> {
         self.taken.into_deliveries()
     }
 }
 
 impl FirstLook {
-    /// Returns the deliveries that are read, or are to be read apart.
+    /// Returns the deliveries that are read, or must be read on another thread.
     pub(super) fn deliveries(&self) -> &[Delivery] {
         match self {
             Self::Done(batch) => batch.deliveries(),
@@ -96,8 +96,8 @@ impl FirstLook {
 }
 
 impl Resolver {
-    /// Returns the reader of a lane. Threads that are abandoned are counted over both lanes, and
-    /// `ends` is cancelled when there are too many.
+    /// Returns the resolver of a lane. Abandoned threads are counted over both lanes, and `ends` is
+    /// cancelled when there are too many.
     pub(super) fn new(
         lane: LaneName,
         abandoned: &Arc<AtomicUsize>,
@@ -112,13 +112,13 @@ impl Resolver {
         Self { lane, account: Account::default(), threads }
     }
 
-    /// Whether what is in flight leaves room for more.
+    /// Returns true if the deliveries in flight leave room for more.
     pub(super) fn has_room(&self) -> bool {
         self.account.has_room()
     }
 
-    /// Reads deliveries, as many of them as a batch may take in the loop. The others are returned
-    /// too, to be read next.
+    /// Reads as many deliveries as a batch may take in the loop. Returns the others too, to be read
+    /// next.
     pub(super) fn read(
         &self,
         shared: &Shared,
@@ -152,7 +152,7 @@ impl Resolver {
         (FirstLook::Done(Batch::new(taken, requests, live, charge)), left)
     }
 
-    /// Reads one delivery, wherever that may be done.
+    /// Reads one delivery, in the loop or on another thread.
     pub(super) async fn read_one(&self, shared: &Shared, taken: Taken) -> Batch {
         match self.first_look(shared, taken).0 {
             FirstLook::Done(batch) => batch,
@@ -160,15 +160,15 @@ impl Resolver {
         }
     }
 
-    /// Reads one delivery on a thread apart, within the budget of an event. Never fails: what
-    /// cannot be read in time is dead-lettered.
+    /// Reads one delivery on another thread, within the budget of an event. Never fails: an event
+    /// that misses its deadline is dead-lettered.
     pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
         let delivery = &taken.deliveries[0];
         let body_bytes = delivery.body().len();
         let mut charge: Charge =
             self.account.reserve(Budget::for_bytes(body_bytes).bytes_limit()).await;
         let (reading, lane) = (shared.config.reading, self.lane);
-        // A copy: the thread may keep it for ever.
+        // A clone: the thread may keep it for ever.
         let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
         let read = self.threads.run(body_bytes, move |budget| {
             let request = Request::of(&its_delivery, &its_live, reading, lane, budget);
@@ -193,49 +193,49 @@ impl Resolver {
     }
 }
 
-/// Runs one piece of work at a time, each on a thread apart.
+/// Runs one piece of work at a time, each on another thread.
 #[derive(Debug)]
 struct Threads {
     turn: Semaphore,
     deadline: Duration,
-    /// Threads that run beyond their deadline, or for a session that is over.
+    /// Threads that run beyond their deadline, or for a session that has ended.
     abandoned: Arc<AtomicUsize>,
     ends: CancellationToken,
 }
 
-/// One piece of work, as seen by who waits for it and by its thread.
+/// One piece of work, shared by its waiter and its thread.
 #[derive(Debug)]
 struct Run {
     state: AtomicU8,
     abandoned: Arc<AtomicUsize>,
 }
 
-/// Nobody has ended or left.
+/// The thread runs, and the waiter waits.
 const RUNNING: u8 = 0;
 /// The thread has ended.
 const ENDED: u8 = 1;
-/// Nobody waits for the thread.
+/// No one waits for the thread.
 const ABANDONED: u8 = 2;
 
-/// What came of one try.
+/// The result of one try.
 enum Tried<T> {
     /// The work is done, or its budget is spent.
     Done(T),
-    /// The deadline ended it.
+    /// The deadline ended the work.
     Late(T),
-    /// It does not end.
+    /// The work does not end.
     Stuck,
 }
 
 impl Threads {
     /// Runs the work with the budget of a body of that many bytes, and once more if the deadline
-    /// ended it. `None` when it does not end.
+    /// ended it. Returns `None` if it does not end.
     async fn run<T: Send + 'static>(
         &self,
         body_bytes: usize,
         work: impl Fn(&Budget) -> T + Send + Sync + 'static,
     ) -> Option<T> {
-        // Never closed.
+        // The semaphore is never closed.
         let _turn = self.turn.acquire().await;
         let work = Arc::new(work);
         match self.try_once(body_bytes, &work).await {
@@ -273,7 +273,7 @@ impl Threads {
             Ok(Err(_)) => return Tried::Stuck,
             Err(_) => drop(waits),
         }
-        // A thread that merely had no CPU time ends by itself as soon as it has some.
+        // A thread that only lacked CPU time ends soon after it gets some.
         if let Ok(Ok((result, _))) = tokio::time::timeout(self.deadline, thread).await {
             return Tried::Late(result);
         }
@@ -288,7 +288,7 @@ impl Threads {
     }
 }
 
-/// Held by who waits for a thread. Dropped, the thread is abandoned unless it has ended.
+/// Held by the waiter of a thread. Dropping it abandons the thread, unless the thread has ended.
 struct Waits {
     run: Arc<Run>,
     stop: Arc<AtomicBool>,
@@ -296,7 +296,7 @@ struct Waits {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        // First, or a thread that ends in between would be counted for ever.
+        // Counts first. Otherwise a thread that ends in between would be counted for ever.
         self.run.abandoned.fetch_add(1, Ordering::SeqCst);
         if self.run.state.swap(ABANDONED, Ordering::SeqCst) == ENDED {
             self.run.abandoned.fetch_sub(1, Ordering::SeqCst);
@@ -305,7 +305,7 @@ impl Drop for Waits {
     }
 }
 
-/// Held by the thread.
+/// Held by the thread. Dropping it notes that the thread has ended.
 struct EndsWithThread(Arc<Run>);
 
 impl Drop for EndsWithThread {
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(threads.abandoned.load(Ordering::SeqCst), 0);
     }
 
-    /// How often the work was tried, and what came of it; `first` is how the first try goes.
+    /// Returns how often the work was tried, and its result. `first` is the first try.
     async fn tried(
         deadline: Duration,
         first: fn(&Budget) -> Result<(), Spent>,
@@ -367,12 +367,13 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_misses_its_deadline_is_tried_once_more() {
+        #![expect(clippy::disallowed_methods, reason = "the work is what blocks its thread")]
         let late = |budget: &Budget| {
             std::thread::sleep(SHORT);
             budget.work(1)
         };
         assert_eq!(tried(SHORT, late).await, (2, Some(Ok(()))));
-        // As if the thread had no CPU time until long after its deadline.
+        // Simulates a thread that gets no CPU time until long after its deadline.
         const LONG: Duration = Duration::from_secs(1);
         let starved = |_: &Budget| {
             std::thread::sleep(LONG + UNWINDING + LONG / 2);
@@ -426,7 +427,7 @@ mod tests {
                 std::thread::yield_now();
             }
         });
-        // Polled once, its thread runs.
+        // After one poll its thread runs.
         assert!(futures_util::FutureExt::now_or_never(work).is_none());
         has_begun.recv().unwrap();
         while threads.abandoned.load(Ordering::SeqCst) > 0 {

@@ -1,5 +1,5 @@
-//! Where the history ends: what low watermarks are made of that no clock can spoil. Asked now and
-//! then, and only while events come.
+//! Samples the end of the history, from which low watermarks take an offset that no clock can
+//! falsify. It asks every few seconds, and only while events arrive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tracing::debug;
 use super::Shared;
 use crate::broker::{BrokerError, History};
 
-/// Between two samples.
+/// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// After the history could not be read.
+/// Time before the next sample if the history could not be read.
 const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Samples the history's end until `stop`.
@@ -39,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// The connection is kept while events come.
+/// Takes one sample. Keeps the connection while events arrive.
 async fn sample(shared: &Shared, history: &mut Option<History>) -> Result<(), BrokerError> {
     if !shared.low.wants_sample() {
         if let Some(history) = history.take() {
@@ -66,8 +66,8 @@ async fn sample(shared: &Shared, history: &mut Option<History>) -> Result<(), Br
     Ok(())
 }
 
-/// Returns the offset of the history's newest message. A sample below the newest one may be that of
-/// a node that lags: then a survey of all nodes tells the end.
+/// Returns the offset of the history's newest message. A sample below the newest one may come from
+/// a node that lags. Then a survey of all nodes determines the end.
 async fn confirmed(
     offset: u64,
     newest: Option<u64>,
@@ -90,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_lags_is_not_another_stream() {
         let low = Low::new();
-        low.begin(SystemTime::now(), 80);
+        low.begin(SystemTime::now(), 80, None);
         let sampled = async |offset, end: Option<u64>| {
             let survey = async || Ok(end.expect("no survey"));
             low.sampled(confirmed(offset, low.newest_sample(), survey).await.unwrap())

@@ -1,5 +1,7 @@
-//! The slow lane: what one round trip cannot finish — loads, and drains of big tags — under its own
+//! The slow lane: loads and drains of big tags, which one round trip cannot finish, under their own
 //! permits.
+//!
+//! Everything else is applied in `main_lane.rs`.
 
 use std::time::Duration;
 
@@ -17,8 +19,8 @@ use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, EffectRef};
 use crate::registry::{Action, Effect};
 
-/// Consumes, after a while, until told to stop, until the session ends, or until Redis was away too
-/// long.
+/// Waits for `after`, then consumes until a stop is requested, the session ends, or Redis was away
+/// too long.
 pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
@@ -49,14 +51,14 @@ pub(super) async fn run(
                 stopping = true;
                 lane.cancel().await?;
             }
-            // The prefetch bounds what is in hand. Without a consumer it tells of the session's
-            // end, which nothing in hand does in an outage of Redis.
+            // The prefetch bounds the deliveries in flight. Without a consumer this call reports
+            // the session's end, which no delivery in flight does during an outage of Redis.
             arrived = lane.next_batch(usize::from(shared.slow_prefetch())), if !stopping || lane.has_left_over() || !in_hand.is_empty() => {
                 let mut arrived = arrived?;
                 shared.in_flight.set(LaneName::Slow, lane.in_flight());
                 suspects.take_from(shared, &mut arrived);
                 in_hand.extend(arrived.into_iter().map(|delivery| {
-                    // At once: what is never polled must be known to have been in flight.
+                    // At once: a future that is never polled must count as in flight too.
                     let taken = Taken::new(shared, vec![delivery]);
                     handle(shared, publisher, until, taken)
                 }));
@@ -66,7 +68,7 @@ pub(super) async fn run(
     }
 }
 
-/// Settles one delivery; `None` when it is to be given back, since Redis is away.
+/// Settles one delivery. Returns `None` if it is to be requeued, since Redis is away.
 pub(super) async fn handle(
     shared: &Shared,
     publisher: &copies::Publisher,
@@ -106,8 +108,8 @@ pub(super) async fn handle(
     }
 }
 
-/// Does all that the delivery asks for, and gives what is left. A copy of the main lane's making
-/// asks for nothing that was done there.
+/// Does everything that the delivery asks for, and returns the unfinished effects. A message that
+/// the main lane republished does not ask for what the main lane has done.
 async fn work(
     shared: &Shared,
     batch: &mut Batch,
@@ -115,12 +117,13 @@ async fn work(
     until: Until<'_>,
 ) -> Result<Unsettled, Outage> {
     if batch.is_suspected() {
-        // What broke before is not blamed on it: other workers may have such a delivery too.
+        // An earlier break is not attributed to this event. Other workers may have such a delivery
+        // too.
         shared.cache.confirm_checkpoint().await?;
     }
     let (slow, mut rest) = match batch.requests[0].only.clone() {
         Some(only) => (only, Vec::new()),
-        // Made with another registry: all of it is done here, the quick part first.
+        // It was resolved with another registry. Everything is done here, the quick part first.
         None => quick_part(shared, batch).await?,
     };
     let batch = &*batch;
@@ -133,8 +136,8 @@ async fn work(
     Ok(if rest.is_empty() { Unsettled::new() } else { Unsettled::from([(0, rest)]) })
 }
 
-/// Applies what one round trip can do. The positions that it cannot, and the other effects that are
-/// not done.
+/// Applies everything that one round trip can do. Returns the positions of slow effects, and the
+/// other unfinished effects.
 async fn quick_part(
     shared: &Shared,
     batch: &mut Batch,
@@ -145,8 +148,8 @@ async fn quick_part(
     Ok((slow.into_iter().map(|(position, _)| position).collect(), rest))
 }
 
-/// Finishes one effect; what is left of it, if anything. Where no more is to be begun, what takes
-/// longer is left to the slow lane of another worker, or of this one later.
+/// Finishes one effect, and returns its outcome if it is unfinished. If no more may begin, longer
+/// work is left to a slow lane, of another worker or later of this one.
 async fn finish(
     shared: &Shared,
     batch: &Batch,
@@ -160,7 +163,7 @@ async fn finish(
             fill::warm(shared, batch, &effect.target, warm, &tokens.of(position), until).await?
         }
         Action::InvalidateTag => drain(shared, batch, effect, until).await?,
-        // Nobody sends these here; a hand-made copy that does is done.
+        // No worker sends these to the slow lane. A message made by hand may ask for them.
         Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
             let mut plan = plan::Batch::new(shared.cache.tag_prefix(), 1);
             plan.push_retried(EffectRef { event: 0, position }, effect);
@@ -170,8 +173,8 @@ async fn finish(
     Ok(outcome.map(|outcome| (position, batch.named(EffectRef { event: 0, position }, outcome))))
 }
 
-/// Deletes the members of a big tag, slice by slice: what this event's invalidation detached, and
-/// what others' did.
+/// Deletes the members of a big tag, slice by slice: those that this event's invalidation detached,
+/// and those of other invalidations.
 async fn drain(
     shared: &Shared,
     batch: &Batch,
@@ -188,7 +191,7 @@ async fn drain(
     }
 }
 
-/// Says that members of tags stay, though their tags were invalidated.
+/// Logs that members stay though their tags were invalidated.
 pub(super) fn tell_of_lost(detached_sets: u64) {
     if detached_sets > 0 {
         error!(

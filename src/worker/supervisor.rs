@@ -1,4 +1,5 @@
-//! Sessions, one after another: none is repaired, each is built whole.
+//! Runs sessions with RabbitMQ, one after another. A broken session is never repaired: the
+//! supervisor builds a new one.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -13,51 +14,54 @@ use super::suspects::{self, Suspects, Until, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
 use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
+use crate::backoff::Backoff;
 use crate::broker::{
-    Backoff, BrokerError, DeletionSeen, Lane, LaneName, Looker, Session, SessionEnded,
+    BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
     SessionWatch, Start, Waiting,
 };
 use crate::cache::CommandError;
 use crate::http::Readiness;
 use crate::telemetry::mentioned_if_slow;
 
-/// A session that lasted so long starts the back-off anew: one that ends sooner may do so again at
-/// once.
+/// Minimum time that a session lasts before its end resets the back-off. A shorter session may end
+/// again at once.
 const PROVEN: Duration = Duration::from_secs(30);
 
-/// After a session that a message ended, the slow lane waits for so long: the next session may end
-/// the same way, and each end counts against the delivery limit of whatever is in hand.
+/// Time the slow lane waits in a new session after an unreadable message ended the last one. The
+/// new session may end the same way, and each end counts against the delivery limit of everything
+/// in flight.
 const CAREFUL: Duration = Duration::from_secs(5);
 
-/// Between two looks at the queues.
+/// Time between two looks at the queues.
 const LOOKS: Duration = Duration::from_secs(1);
 
-/// Time for which all retry queues must look empty: longer than RabbitMQ's election of a quorum
-/// queue's leader, in which it reports no messages.
+/// Minimum time that all retry queues must look empty. It exceeds RabbitMQ's election of a quorum
+/// queue's leader, in which the queue reports no messages.
 const BELIEVED_EMPTY: Duration = Duration::from_secs(30);
 
-/// Time between two tries to get the signing secret that Redis refuses.
+/// Time between two attempts to read the signing secret that Redis refuses.
 const SECRET_PAUSE: Duration = Duration::from_secs(5);
 
-/// Maximum time that a worker which stops takes to save that a heal is owed.
+/// Maximum time a stopping worker takes to save in Redis that a heal is owed.
 const LAST_SAVE: Duration = Duration::from_secs(1);
 
-/// Opens sessions until told to stop.
+/// Opens sessions until a stop is requested.
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
     readiness: Readiness,
-    /// Before the first session a refusal ends the worker, after it a refusal means back-off.
+    /// True after the first session. Before it a refusal ends the worker, afterwards it leads to
+    /// back-off.
     stood_before: bool,
-    /// The last session ended by a message that cannot be read: the next one takes one at a time at
-    /// first.
+    /// True if an unreadable message ended the last session. The next session then takes one
+    /// message at a time at first.
     careful: bool,
-    /// A queue was missing, or may have been, since the last session began.
+    /// True if a queue was missing, or may have been missing, since the last session began.
     saw_deletion: bool,
-    /// What queues and history hold was compared with what the last worker left.
+    /// True once the census was compared with the count that the last worker left.
     compared: bool,
-    /// What the sessions note of it, also where they are not opened after all.
+    /// Deletions that sessions noticed, also sessions that failed to open.
     deletion_seen: DeletionSeen,
-    /// Why there is no session, as it was logged last.
+    /// The last logged cause of a missing session.
     logged_cause: Option<String>,
 }
 
@@ -75,10 +79,11 @@ impl<'s> Supervisor<'s> {
         }
     }
 
-    /// Returns when told to stop, or refused for good before a session ever stood.
+    /// Runs sessions. Returns when a stop is requested, or when the broker refuses the worker for
+    /// good before the first session.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
         let ended = self.sessions(stop).await;
-        // Who stops now takes what was seen along, unless Redis holds it.
+        // A stopping worker saves a noticed deletion now, unless Redis holds it already.
         self.saw_deletion |= self.deletion_seen.take();
         if (self.saw_deletion || self.shared.owed.is_unsaved()) && self.shared.gate.is_open() {
             let _in_time = tokio::time::timeout(
@@ -91,7 +96,7 @@ impl<'s> Supervisor<'s> {
     }
 
     async fn sessions(&mut self, stop: &CancellationToken) -> Result<(), BrokerError> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         while !stop.is_cancelled() {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break };
             self.saw_deletion |= self.deletion_seen.take();
@@ -102,7 +107,7 @@ impl<'s> Supervisor<'s> {
                     self.stood_before = true;
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
-                    // A look that was broken off may have declared something.
+                    // An interrupted look may have declared something.
                     self.saw_deletion |= self.deletion_seen.take()
                         || ended.as_ref().is_err_and(SessionEnded::queue_may_be_gone);
                     if stop.is_cancelled() {
@@ -118,8 +123,8 @@ impl<'s> Supervisor<'s> {
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
                             if self.careful {
-                                // The broker is well; the queue stands still until its delivery
-                                // limit has taken the message out.
+                                // The broker works. The queue makes no progress until its delivery
+                                // limit has removed the message.
                                 backoff.reset();
                             }
                             ended.to_string()
@@ -128,8 +133,8 @@ impl<'s> Supervisor<'s> {
                 }
                 Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
                 Err(failed) => {
-                    // Somebody else declares what is missing, and this worker does not see that it
-                    // was.
+                    // Another client may declare the missing object before this worker can notice
+                    // that it was missing.
                     self.saw_deletion |=
                         self.stood_before && matches!(failed, BrokerError::Topology(_));
                     failed.to_string()
@@ -173,7 +178,7 @@ impl<'s> Supervisor<'s> {
         mentioned_if_slow(opening, mention).await
     }
 
-    /// Logs why there is no session: once, for as long as it stays the same.
+    /// Logs why there is no session, once for each new cause.
     fn log_cause(&mut self, cause: &str, wait: Duration) {
         if self.logged_cause.as_deref() == Some(cause) {
             return;
@@ -198,14 +203,14 @@ impl<'s> Supervisor<'s> {
         }
         self.shared.in_flight.session_ended();
         self.readiness.beats_no_more();
-        // What a lost connection, or a requeue of ours, adds to redelivery counts is no sign of
-        // poison.
+        // A lost connection and a requeue by this worker raise redelivery counts. They are no sign
+        // of poison.
         self.shared.survivors.session_ended(match &ended {
             Ok(_) => true,
             Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
         });
         self.shared.metrics.set_paused("broker", false);
-        // The next session finds out anew.
+        // The next session determines this anew.
         self.readiness.set_objects(Ok(()));
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
@@ -217,7 +222,7 @@ impl<'s> Supervisor<'s> {
         }
         let watch = session.watch();
         session.close().await;
-        // By now the first cause is known: a lane may have seen but a consequence of it.
+        // By now the first cause is known. A lane may have noticed only a consequence of it.
         ended.map_err(|ended| watch.cause().unwrap_or(ended))
     }
 
@@ -244,7 +249,7 @@ impl<'s> Supervisor<'s> {
             };
             match compared {
                 Some(Ok(())) => self.compared = true,
-                // Redis is out: the next session begins with it.
+                // Redis is out. The next session waits for it at its start.
                 Some(Err(error)) => return Err(SessionEnded::new(healing::outage(error).cause)),
                 None => return Ok(LaneEnd::Stopped),
             }
@@ -268,7 +273,7 @@ impl<'s> Supervisor<'s> {
             never = mend::keep(shared, &self.readiness, session) => match never {},
         };
         for lane in [&mut main, &mut slow] {
-            // What had arrived before the end can still be had.
+            // Deliveries that arrived before the end are still in the buffer.
             let _ = lane.take_in();
             shared.survivors.note(lane.not_given_out());
         }
@@ -282,7 +287,7 @@ impl<'s> Supervisor<'s> {
 }
 
 impl Drop for Supervisor<'_> {
-    /// Also where the worker is cut, or cannot start.
+    /// Logs an error where a noticed deletion is not saved, also after a cut or a failed start.
     fn drop(&mut self) {
         if self.saw_deletion || self.deletion_seen.is_noted() || self.shared.owed.is_unsaved() {
             error!(
@@ -293,8 +298,8 @@ impl Drop for Supervisor<'_> {
     }
 }
 
-/// Runs both lanes, over and over where they wind down for suspects, until told to stop or until
-/// Redis was away too long.
+/// Runs both lanes until a stop is requested or Redis was away too long. Starts them again each
+/// time they wound down for suspected poison messages.
 async fn lanes(
     shared: &Shared,
     (main, main_publisher): (&mut Lane, &copies::Publisher),
@@ -349,8 +354,8 @@ async fn lanes(
     }
 }
 
-/// Runs the slow lane until it is to wind down, and handles the suspected poison messages that it
-/// finds, each alone in this lane.
+/// Runs the slow lane until it must wind down. Handles each suspected poison message that it finds
+/// alone in this lane.
 async fn slow_side(
     shared: &Shared,
     lane: &mut Lane,
@@ -366,7 +371,7 @@ async fn slow_side(
         if end == LaneEnd::GaveBack || !found.any() {
             return Ok(end);
         }
-        // The main lane winds down too, or has little in flight.
+        // The main lane winds down too, or keeps little in flight.
         let _little = until.no_more.run_until_cancelled(yielding.ask()).await;
         let lanes = [WoundDown {
             name: LaneName::Slow,
@@ -382,7 +387,7 @@ async fn slow_side(
     }
 }
 
-/// Says, again and again, that the loop runs; never returns.
+/// Reports once a second that the loop runs; never returns.
 async fn beat(shared: &Shared) -> Infallible {
     loop {
         shared.readiness.beat();
@@ -390,8 +395,8 @@ async fn beat(shared: &Shared) -> Infallible {
     }
 }
 
-/// Waits for Redis with a session that consumes nothing: the queues are there and bound meanwhile,
-/// or events would be lost that come during an outage. False when told to stop.
+/// Waits for Redis with a session that consumes nothing. Its queues exist and are bound, so that no
+/// event is lost during an outage. Returns false when a stop is requested.
 async fn redis_awaited(
     shared: &Shared,
     readiness: &Readiness,
@@ -410,8 +415,8 @@ async fn redis_awaited(
     }
 }
 
-/// Waits until Redis takes writes and the signing secret is known: without it, what comes back
-/// would count as tried for the first time.
+/// Waits until Redis takes writes and the signing secret is known. Without the secret, a
+/// republished message would count as a first attempt.
 async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
     loop {
         shared.gate.open().await;
@@ -426,7 +431,7 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
     }
 }
 
-/// Looks at the queues until one of them is not there: without a consumer nothing else tells.
+/// Looks at the queues until one of them is missing. Without a consumer nothing else reports that.
 async fn missing(mut looker: Looker<'_>) -> SessionEnded {
     while looker.waiting(false).await.is_some() {
         tokio::time::sleep(LOOKS).await;
@@ -434,7 +439,7 @@ async fn missing(mut looker: Looker<'_>) -> SessionEnded {
     SessionEnded::new("a queue of ours is gone, or does not answer")
 }
 
-/// Binds what each newer registry asks for; returns when that fails.
+/// Binds the routing keys of each newer registry. Returns when that fails.
 async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
     loop {
         shared.reloaded.notified().await;
@@ -452,19 +457,19 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
     }
 }
 
-/// Looks at the queues, again and again; never returns.
+/// Looks at the queues once a second; never returns.
 async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
-    // Retry queues have no consumers: one look that finds them empty may be none, in an election.
+    // Retry queues have no consumers. During an election a queue with messages looks empty.
     let mut retries_empty_since: Option<std::time::Instant> = None;
     loop {
         let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
-        // No answer says nothing of a queue's emptiness.
+        // An unanswered look does not show that a queue is empty.
         if let Some(Waiting { main, slow, retries }) =
             looker.waiting(shared.low.waits_for_retries()).await
         {
-            // What another ladder has put off waits in queues that nobody looks at.
+            // This worker does not look at the queues of other workers' retry steps.
             let are_all_empty =
-                retries == Some(0) && !shared.knows_other_ladders.load(Ordering::Relaxed);
+                retries == Some(0) && !shared.knows_other_steps.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
             shared.low.looked(Look {
@@ -479,7 +484,7 @@ async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
     }
 }
 
-/// Says whenever the broker begins or ceases to take messages; never returns.
+/// Logs whenever the broker begins or ceases to accept messages; never returns.
 async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
     loop {
         let blocked = watch.blocked_changed().await;
@@ -494,8 +499,8 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
     }
 }
 
-/// Both lanes' end: at once that of the first which did not end cleanly, else that of the slower
-/// one.
+/// Waits for both lanes. Returns at once the end of the first lane that did not end cleanly,
+/// otherwise the end of the slower lane.
 async fn both(
     shared: &Shared,
     main: impl Future<Output = Result<LaneEnd, SessionEnded>>,

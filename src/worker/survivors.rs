@@ -1,7 +1,8 @@
-//! Messages that were in flight when a connection was lost, and that this process has survived.
+//! Remembers messages that were in flight when a connection was lost, without the death of this
+//! process.
 //!
-//! The broker counts a delivery whose connection is lost as it counts one whose worker has died.
-//! Only the second is a sign of poison.
+//! The broker counts such a delivery like one whose worker has died. Only the second is a sign of
+//! poison.
 
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -9,14 +10,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::broker::Delivery;
 
-/// Messages that are remembered at least; twice as many at most.
+/// Minimum number of remembered messages. At most twice as many are remembered.
 const REMEMBERED: usize = 16_384;
 
-/// So often a message is forgiven. More often, it may be the message that ends connections.
+/// Maximum number of redeliveries that are forgiven per message. Beyond it, the message may be the
+/// one that ends connections.
 const FORGIVEN_AT_MOST: u64 = 8;
 
-/// Remembers how often each message was survived, by fingerprint. The hasher's key is random, so
-/// nobody can make two messages look alike.
+/// Counts by fingerprint how often this process survived each message. The hasher's key is random,
+/// so two messages cannot be made to look alike.
 #[derive(Debug, Default)]
 pub(super) struct Survivors {
     hasher: RandomState,
@@ -25,21 +27,21 @@ pub(super) struct Survivors {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In flight when the session ended that is being closed.
+    /// Fingerprints of the messages in flight when the session ended that is being closed.
     ended: Vec<u64>,
     newer: HashMap<u64, u64>,
     older: HashMap<u64, u64>,
 }
 
 impl Survivors {
-    /// Notes that deliveries are dropped unsettled.
+    /// Notes deliveries that are dropped unsettled.
     pub(super) fn note<'d>(&self, dropped: impl IntoIterator<Item = &'d Delivery>) {
         let fingerprints = dropped.into_iter().map(|delivery| delivery.fingerprint(&self.hasher));
         self.state().ended.extend(fingerprints);
     }
 
-    /// The session whose deliveries were dropped is over. `is_forgiven`: its connection was lost,
-    /// or we gave its deliveries back.
+    /// Notes that the session of the dropped deliveries has ended. `is_forgiven`: its connection
+    /// was lost, or this worker requeued its deliveries.
     pub(super) fn session_ended(&self, is_forgiven: bool) {
         let mut state = self.state();
         let ended = std::mem::take(&mut state.ended);
@@ -48,7 +50,7 @@ impl Survivors {
         }
     }
 
-    /// Leaves out of the redelivery counts what was survived.
+    /// Subtracts the survived redeliveries from the redelivery counts.
     pub(super) fn forgive(&self, arrived: &mut [Delivery]) {
         let is_counted =
             |delivery: &Delivery| delivery.redelivery_count().is_some_and(|count| count > 0);

@@ -1,19 +1,19 @@
-//! Suspected poison messages: each is begun alone.
+//! Handles suspected poison messages, each alone.
 //!
-//! A worker that dies costs everything in flight a redelivery, and the broker's delivery limit
-//! counts those. What was in flight whenever a poison message was begun cannot have a higher
-//! redelivery count than the message itself. So a delivery with a count of [`SUSPECT`] is begun
-//! only with nothing else in flight in its lane.
+//! When a worker dies, everything in flight is redelivered once more, and the broker's delivery
+//! limit counts that. A message in flight beside a poison message each time cannot have a higher
+//! redelivery count than the poison message. So a delivery with a count of [`SUSPECT`] begins only
+//! with nothing else in flight in its lane.
 //!
 //! - A suspected poison message of the main lane stops both lanes first. Plain deletes must not
-//!   wait for loads, so loads under way are interrupted soon, and made again later. One of the slow
-//!   lane stops the slow lane, and the main lane goes on with little in flight (see
-//!   [`yielding`](super::yielding)): a load takes seconds.
-//! - One that came again since it was last published goes to the end of its queue first, as a
-//!   republished message that says how often it came. So its neighbours are applied before it is
-//!   begun again.
-//! - Several that arrive together cannot be requeued without one more count each: they go to the
-//!   end of their queue likewise.
+//!   wait for loads, so running loads are interrupted soon and made again later.
+//! - A suspected poison message of the slow lane stops only the slow lane, since a load takes
+//!   seconds. The main lane goes on with little in flight (see [`yielding`](super::yielding)).
+//! - A message that was redelivered since it was last published first goes to the end of its queue.
+//!   The republished message carries its redelivery count. So the messages around it are applied
+//!   before it begins again.
+//! - Several that arrive together cannot be requeued without raising each count by one. They go to
+//!   the end of their queue likewise.
 
 use std::time::Duration;
 
@@ -25,25 +25,26 @@ use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::LowWatermark;
 
-/// A message with this redelivery count may be what ends workers. Not a higher one: no neighbour is
-/// to be redelivered more than three times, and RabbitMQ, busy, counts what was on its way to a
-/// consumer that dies or is cancelled too.
+/// Redelivery count from which a message may be the one that ends workers. A higher value would
+/// allow other messages more than three redeliveries. A busy RabbitMQ also counts deliveries on
+/// their way to a consumer that dies or is cancelled.
 const SUSPECT: u64 = 2;
 
-/// As many that are not suspected, in a row, end the search for more.
+/// Number of unsuspected messages in a row that end the search.
 const UNSUSPECTED: u32 = 16;
 
-/// So many are set aside with one confirmation.
+/// Maximum number of messages that one confirmation sets aside.
 const SET_ASIDE_TOGETHER: usize = 64;
 
-/// What one lane has found; found, it winds down, and with the main lane the slow one.
+/// The suspected poison messages of one lane. Finding one winds the lane down, and the slow lane
+/// with the main lane.
 #[derive(Debug)]
 pub(super) struct Suspects<'w> {
     wind_down: &'w CancellationToken,
     found: Vec<Suspect>,
 }
 
-/// One of them. Dropped before it is settled, it goes back to its queue.
+/// One suspected poison message. Dropped before it is settled, it returns to its queue.
 #[derive(Debug)]
 pub(super) struct Suspect(Taken);
 
@@ -61,12 +62,12 @@ impl Suspect {
         self.0.bound_of(self.delivery())
     }
 
-    /// Its republished message is confirmed and covered.
+    /// Notes that its republished message is confirmed and covered.
     pub(super) fn settled(&self) {
         self.0.settled();
     }
 
-    /// Whether its neighbours were applied since it was begun last.
+    /// Returns true if the messages around it were applied since it last began.
     fn may_begin(&self) -> bool {
         has_been_set_aside(self.delivery())
     }
@@ -77,7 +78,7 @@ impl<'w> Suspects<'w> {
         Self { wind_down, found: Vec::new() }
     }
 
-    /// Takes the suspected poison messages out of what arrived.
+    /// Moves the suspected poison messages out of the arrived deliveries.
     pub(super) fn take_from(&mut self, shared: &Shared, arrived: &mut Vec<Delivery>) {
         shared.survivors.forgive(arrived);
         if !arrived.iter().any(is_suspect) {
@@ -88,12 +89,12 @@ impl<'w> Suspects<'w> {
         self.wind_down.cancel();
     }
 
-    /// Whether there are any: then tags below the newest are not all settled.
+    /// Returns true if any were found. Then tags below the newest are not all settled.
     pub(super) fn any(&self) -> bool {
         !self.found.is_empty()
     }
 
-    /// Waits until the lane is to stop, or to wind down for suspected poison messages.
+    /// Waits until the lane must stop, or must wind down for suspected poison messages.
     pub(super) async fn wound_down(&self) {
         self.wind_down.cancelled().await;
     }
@@ -103,19 +104,19 @@ impl<'w> Suspects<'w> {
     }
 }
 
-/// What has had its deliveries is no suspect: it is dead-lettered unread, like anything else that
-/// is.
+/// Returns true if a delivery is a suspected poison message. A message at its delivery limit is
+/// not: the worker dead-letters it unread.
 fn is_suspect(delivery: &Delivery) -> bool {
     delivery.in_vain().is_some_and(|times| times >= SUSPECT)
         && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
 }
 
-/// Whether it was published to the end of its queue since it was last begun.
+/// Returns true if the message was published to the end of its queue since it last began.
 fn has_been_set_aside(delivery: &Delivery) -> bool {
     !delivery.redelivered()
 }
 
-/// A lane that has wound down, with what it found.
+/// A lane that has wound down, with its suspected poison messages.
 pub(super) struct WoundDown<'l> {
     pub(super) name: LaneName,
     pub(super) lane: &'l mut Lane,
@@ -123,22 +124,22 @@ pub(super) struct WoundDown<'l> {
     pub(super) suspects: Vec<Suspect>,
 }
 
-/// When it ends.
+/// The tokens that end the handling.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Until<'u> {
-    /// No other delivery and no other load is begun from then on. It is cancelled with `stop`, and
-    /// without it when the main lane has met a suspected poison message.
+    /// Cancelled when no other delivery and no other load may begin: with `stop`, or when the main
+    /// lane finds a suspected poison message.
     pub(super) no_more: &'u CancellationToken,
-    /// The worker stops.
+    /// Cancelled when the worker must stop.
     pub(super) stop: &'u CancellationToken,
 }
 
-/// Time that loads under way have to end before a suspected poison message of the main lane.
+/// Maximum time running loads may take before a suspected poison message of the main lane begins.
 const LOADS_END_WITHIN: Duration = Duration::from_millis(500);
 
 impl Until<'_> {
-    /// Waits until loads under way are to be interrupted, since the main lane waits for them. When
-    /// the worker stops, they may end.
+    /// Waits until running loads must be interrupted, since the main lane waits for them. If the
+    /// worker stops, they may run to their end.
     pub(super) async fn interrupts(self) {
         self.no_more.cancelled().await;
         tokio::time::sleep(LOADS_END_WITHIN).await;
@@ -148,8 +149,7 @@ impl Until<'_> {
     }
 }
 
-/// Handles one of the suspected poison messages alone, the others from their queues' ends as they
-/// come.
+/// Handles one of the suspected poison messages alone. The others go to the ends of their queues.
 pub(super) async fn handle<const N: usize>(
     shared: &Shared,
     mut lanes: [WoundDown<'_>; N],
@@ -195,9 +195,9 @@ async fn set_aside(
     suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery().tag()))
 }
 
-/// Takes one at a time from a lane until there seem to be no more suspected poison messages. The
-/// lane has no consumer meanwhile: should the worker die of one, a busy broker would give that the
-/// next one, in vain.
+/// Takes one message at a time until no more suspected poison messages are found. The lane has no
+/// consumer meanwhile. Otherwise a busy broker would deliver the next message to it as the worker
+/// dies.
 async fn search(
     shared: &Shared,
     on: &mut WoundDown<'_>,
@@ -205,13 +205,13 @@ async fn search(
 ) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,
-        // One may be a load of many seconds.
+        // One message may be a load of many seconds.
         LaneName::Slow => 1,
     };
     let mut unsuspected = 0;
     let mut aside = Vec::new();
     while unsuspected < enough && !until.no_more.is_cancelled() {
-        // What comes later is met with little in flight all the same.
+        // Later ones meet little in flight anyway.
         let Some(delivery) = on.lane.get().await? else { break };
         let mut got = [delivery];
         shared.survivors.forgive(&mut got);
@@ -229,7 +229,7 @@ async fn search(
         } else {
             unsuspected += 1;
         }
-        // Nothing else is in flight when it is begun.
+        // Nothing else is in flight when it begins.
         set_aside(shared, on, &std::mem::take(&mut aside)).await?;
         if begin(shared, on, one, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
@@ -248,7 +248,8 @@ async fn begin(
 ) -> Result<LaneEnd, SessionEnded> {
     let delivery = one.delivery();
     if is_suspect(delivery) {
-        // What was settled before it would count, if the broker forgot that when we die.
+        // A broker that lost an acknowledgement would redeliver that message too when the worker
+        // dies.
         on.lane.acks_take_hold().await;
         let in_vain = delivery.in_vain().unwrap_or_default();
         warn!(in_vain, routing_key = ?delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");

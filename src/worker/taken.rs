@@ -10,7 +10,7 @@ use super::survivors::Survivors;
 use crate::broker::Delivery;
 use crate::cache::LowWatermark;
 
-/// Deliveries in order. Dropped before they are settled, they go back to their queue.
+/// Deliveries in order. Dropped before they are settled, they return to their queue.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) deliveries: Vec<Delivery>,
@@ -36,13 +36,13 @@ impl Taken {
         self.holding.bound_of(delivery)
     }
 
-    /// Returns them to who covers them now.
+    /// Returns the deliveries to a caller that covers them.
     pub(super) fn into_deliveries(mut self) -> Vec<Delivery> {
         self.settled();
         std::mem::take(&mut self.deliveries)
     }
 
-    /// Their effects hold, and their republished messages are covered.
+    /// Notes that their effects are in Redis, and their republished messages are covered.
     pub(super) fn settled(&self) {
         self.holding.settled();
         self.is_settled.store(true, Ordering::Relaxed);

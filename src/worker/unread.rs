@@ -1,25 +1,26 @@
-//! What has arrived in a lane and is not read: the low watermark covers that too.
+//! Covers deliveries that have arrived in a lane and are unread, for the low watermark.
 //!
-//! Deliveries wait unread for as long as an outage of Redis, a heavy event or a full account takes.
-//! The look that saw the queue empty covers what is delivered for the first time. It says nothing
-//! of redelivered and republished messages.
+//! Deliveries stay unread during an outage of Redis, a heavy event, or while the account is full.
+//! The look that saw the queue empty covers messages that are delivered for the first time. It does
+//! not cover redelivered and republished messages.
 
 use super::low::{Holding, Low};
 use crate::broker::Delivery;
 
-/// The holdings of what a lane has not given out. Dropped, they go back to their queue.
+/// The holdings of the deliveries that a lane has not handed out. Dropped, they return to their
+/// queue.
 #[derive(Debug, Default)]
 pub(super) struct Unread(Vec<Holding>);
 
 impl Unread {
-    /// Covers these deliveries and no others any more.
+    /// Covers exactly these deliveries from now on.
     pub(super) fn are_only<'d>(
         &mut self,
         low: &Low,
         deliveries: impl Iterator<Item = &'d Delivery>,
     ) {
         let mut deliveries = deliveries.peekable();
-        // First, so that what stays is covered all the time.
+        // Takes the new holding first, so that the rest is covered all the time.
         let covers = deliveries.peek().is_some().then(|| low.take(deliveries));
         self.are_none();
         self.0.extend(covers);
@@ -32,7 +33,7 @@ impl Unread {
         }
     }
 
-    /// Everything is given out: others hold it.
+    /// Ends the cover: everything is handed out, and others hold it.
     pub(super) fn are_none(&mut self) {
         self.0.drain(..).for_each(|holding| holding.settled());
     }
@@ -52,7 +53,7 @@ mod tests {
     #[test]
     fn what_waits_unread_holds_the_low_watermark_back_until_it_is_given_out() {
         let low = Low::new();
-        low.begin(UNIX_EPOCH + Duration::from_millis(900), 9);
+        low.begin(UNIX_EPOCH + Duration::from_millis(900), 9, None);
         low.set_lowest(Some(300.into()));
         let new = Delivery::of("events", "a", b"{}");
         let redelivered = Delivery::of("events", "b", b"{}").redelivered_once();

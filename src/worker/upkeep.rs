@@ -1,8 +1,8 @@
-//! What nobody's event asks for: drains that were left over, tags' sets that have outgrown what
-//! they index, and a look at what Redis may evict.
+//! Maintains Redis beside the events. Finishes drains that were left over, removes dead members
+//! from tag sets, and checks what Redis may evict.
 //!
-//! One worker at a time looks after the tags, over all queues: a lock in Redis says which. Each
-//! step is a fraction of a millisecond of Redis' time, and steps are spread.
+//! One worker at a time maintains the tags, over all queues; a lock in Redis determines which. Each
+//! step takes a fraction of a millisecond in Redis, and steps are spread.
 
 mod rounds;
 
@@ -18,24 +18,25 @@ use self::rounds::{Rounds, Step};
 use super::{Shared, slow_lane};
 use crate::cache::{Asides, CommandError, Eviction, Outage, PRUNE_STEP, new_token};
 
-/// The lock outlives the longest pause between two renewals; who dies is followed after so long.
+/// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
+/// the longest pause between two renewals.
 const LOCK_TTL: Duration = Duration::from_secs(15);
 const LOCK_RENEWED_AFTER: Duration = Duration::from_secs(4);
 
-/// Between two looks for drains that nobody goes on with (their events do, unless they are lost or
-/// dead), and for what others have set aside.
+/// Time between two looks for abandoned drains, and for members that others have set aside. A drain
+/// is abandoned if its event is lost or dead.
 const DRAINS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After Redis refused: rights change rarely.
+/// Time before the next attempt after Redis refused a command, since rights change rarely.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
-/// Redis' time for a key: what is looked at is spread to 20,000 a second, and to 100,000 where much
-/// of it is gone. A key that a scan passes over costs a tenth of a member.
+/// Pause per member, which limits Redis to 20,000 members a second, or 100,000 if many members are
+/// dead. A scanned key costs a tenth of a member.
 const PER_MEMBER: Duration = Duration::from_micros(50);
 const PER_MEMBER_IN_A_HURRY: Duration = Duration::from_micros(10);
 const PER_SCANNED_KEY: Duration = Duration::from_micros(10);
 
-/// Looks after Redis until `stop`.
+/// Maintains Redis until `stop`.
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     if !shared.config.maintains_tags() {
         info!(
@@ -67,7 +68,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// As long as Redis stands.
+/// Maintains Redis until an error occurs.
 async fn stand(
     shared: &Shared,
     told: &mut Eviction,
@@ -107,10 +108,9 @@ async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Ou
     Ok(())
 }
 
-/// Warns of rules whose keys the ACL of our Redis user refuses, as far as that shows without an
-/// event.
+/// Warns of rules whose keys the Redis user's ACL refuses, as far as that shows without an event.
 async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
-    // A key that we may touch for certain: where it is refused, the command is.
+    // This key is certainly allowed. If it is refused, the command itself is refused.
     if shared.cache.refuses_key("unstale:seq").await? {
         return Ok(());
     }
@@ -131,7 +131,7 @@ async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
     Ok(())
 }
 
-/// As long as the lock is ours.
+/// Maintains the tags while this worker has the lock.
 async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandError> {
     let mut renewed = Instant::now();
     let mut drained: Option<Instant> = None;
@@ -165,8 +165,8 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
     }
 }
 
-/// Goes on with drains whose events nobody handles any more. Whether it came to the end before the
-/// lock is to be renewed.
+/// Goes on with drains whose events no worker handles any more. Returns true if it finished before
+/// the lock must be renewed.
 async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, CommandError> {
     let cancel = CancellationToken::new();
     let give_up_in_time = |_, _| {
@@ -182,8 +182,8 @@ async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, Comm
     Ok(drained.complete)
 }
 
-/// Looks at some of what was set aside for the second time, and how long to leave Redis alone after
-/// it.
+/// Checks for the second time some members that were set aside. Returns how long to pause
+/// afterwards.
 async fn settle(
     shared: &Shared,
     set: &[u8],
@@ -200,7 +200,7 @@ async fn settle(
     Ok(Duration::ZERO)
 }
 
-/// One step, and how long to leave Redis alone after it.
+/// Does one step, and returns how long to pause afterwards.
 async fn step(
     shared: &Shared,
     rounds: &mut Rounds,
@@ -236,7 +236,7 @@ async fn step(
                 Ok(per_member * u32::try_from(slice.looked).unwrap_or(u32::MAX))
             }
             Err(CommandError::Outage(outage)) => Err(outage.into()),
-            // It is no set any more, or not ours to touch.
+            // The key is no longer a set, or the ACL refuses it.
             Err(CommandError::Refused(_) | CommandError::Failed(_)) => {
                 rounds.skipped();
                 Ok(PER_MEMBER)

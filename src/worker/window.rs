@@ -1,38 +1,40 @@
-//! How many deliveries a session asks for at once: one at first, then few, then all, never more
-//! than memory allows; more of a backlog.
+//! Determines how many deliveries a session asks for at once. It begins with one, then few, then as
+//! many as memory allows, and more during a backlog.
 //!
-//! A message that kills the worker costs everything in hand a redelivery, and the broker's delivery
-//! limit counts those. A session that follows such a death begins with little in hand, and goes on
-//! by doubling where suspects were met. What has come in vain more than once is not for this
-//! module: see [`suspects`](super::suspects).
+//! When a message kills the worker, everything in flight is redelivered, and the broker's delivery
+//! limit counts that. So the next session begins with little in flight. It grows by doubling if
+//! suspected poison messages were found.
+//!
+//! Messages that were redelivered more than once are handled in [`suspects`](super::suspects).
 
 use crate::broker::{Delivery, Prefetch};
 use crate::config::AmqpConfig;
 
-/// Between one at a time and all.
+/// Number of deliveries at once in the step between one and all.
 pub(super) const FEW: u16 = 16;
 
 /// The prefetch of one session's lane, from its first consumer on.
 #[derive(Debug)]
 pub(super) struct Window {
     prefetch: Prefetch,
-    /// Comes to all by doubling, not in one step.
+    /// True if the prefetch grows to the full value by doubling instead of in one step.
     careful: bool,
     stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// So many at once, until so many new ones in a row; at none wanted, until the first delivery.
+    /// `at_once` deliveries at once, until `new_wanted` new ones arrive in a row. If none are
+    /// wanted, until the first delivery.
     Part { at_once: u16, new_wanted: u16 },
     /// As many as memory allows.
     Full,
 }
 
 impl Window {
-    /// A window that may grow as far as the settings let it. `careful`: what it will meet may be a
-    /// message that ended the last session since it cannot even be read, or suspects, of which the
-    /// fewer should be in hand together the more there are.
+    /// Returns a window that may grow as far as the settings allow. `careful`: the session may meet
+    /// a message that ended the last session since it cannot be read. Or it may meet suspected
+    /// poison messages, of which few should be in flight together.
     pub(super) fn new(config: &AmqpConfig, careful: bool) -> Self {
         Self::up_to(Prefetch::new(config.prefetch).rising_to(config.backlog_prefetch), careful)
     }
@@ -42,7 +44,7 @@ impl Window {
         Self { prefetch, careful, stage }
     }
 
-    /// What to consume with now.
+    /// Returns the prefetch to consume with now.
     pub(super) fn prefetch(&self) -> u16 {
         match self.stage {
             Stage::Part { at_once, .. } => at_once.min(self.prefetch.current()),
@@ -50,13 +52,13 @@ impl Window {
         }
     }
 
-    /// Whether a backlog waited at the last look, so that more is likely to come.
+    /// Returns true if a backlog waited at the last look, so that more is likely to arrive.
     pub(super) fn has_backlog(&self) -> bool {
         self.prefetch.has_backlog()
     }
 
-    /// Takes note of what arrived, and of how many were left in the queue at the last look. The
-    /// prefetch to consume anew with, where it changes.
+    /// Notes the arrived deliveries, and how many messages waited at the last look. Returns the new
+    /// prefetch if it changes.
     pub(super) fn after(&mut self, deliveries: &[Delivery], waiting: u32) -> Option<u16> {
         let before = self.prefetch();
         for delivery in deliveries {
@@ -68,7 +70,7 @@ impl Window {
         (now != before).then_some(now)
     }
 
-    /// One delivery; `in_vain` is how often it came before, if it did.
+    /// Notes one delivery. `in_vain` is its redelivery count, if it has one.
     fn note(&mut self, body_bytes: usize, in_vain: Option<u64>) {
         self.prefetch.observe(body_bytes);
         let Stage::Part { at_once, new_wanted } = self.stage else { return };

@@ -1,38 +1,37 @@
-//! The main lane keeps little in flight while the slow lane handles a message that may end the
-//! worker.
+//! Lets the main lane keep little in flight while the slow lane handles a suspected poison message.
 //!
-//! Loads take seconds, and plain deletes must not wait for them. So the main lane goes on, with a
-//! prefetch so small that such a death costs few of its deliveries a redelivery.
+//! Loads take seconds, and plain deletes must not wait for them. So the main lane goes on with a
+//! small prefetch. If the worker dies, few of its deliveries are redelivered.
 
 use tokio::sync::watch;
 
-/// What the slow lane asks for, and whether the main lane does it.
+/// The slow lane's request, and whether the main lane complies.
 #[derive(Debug, Default)]
 pub(super) struct Yielding {
     asked: watch::Sender<bool>,
     yields: watch::Sender<bool>,
 }
 
-/// Held by the slow lane while the main lane is to keep little in flight.
+/// A running request of the slow lane. Dropping it ends the request.
 #[derive(Debug)]
 pub(super) struct Asked<'y>(&'y Yielding);
 
 impl Yielding {
-    /// Asks the main lane, and waits until little is in flight there.
+    /// Asks the main lane to keep little in flight, and waits until it does.
     pub(super) async fn ask(&self) -> Asked<'_> {
         let asked = Asked(self);
         self.asked.send_replace(true);
-        // It fails only where the sender is gone, and `self` is one.
+        // It fails only if the sender is gone, and `self` is one.
         let _ = self.yields.subscribe().wait_for(|yields| *yields).await;
         asked
     }
 
-    /// Returns what tells the main lane what it is asked for.
+    /// Returns the receiver by which the main lane sees the request.
     pub(super) fn asked(&self) -> watch::Receiver<bool> {
         self.asked.subscribe()
     }
 
-    /// Little is in flight in the main lane.
+    /// Notes that little is in flight in the main lane.
     pub(super) fn yields(&self) {
         self.yields.send_if_modified(|yields| !std::mem::replace(yields, true));
     }
@@ -45,7 +44,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// Waits until the main lane is asked for something else than it does.
+/// Waits until the request differs from what the main lane does.
 pub(super) async fn changed(asked: &mut watch::Receiver<bool>, does: bool) -> bool {
     asked.wait_for(|asked| *asked != does).await.map_or(does, |asked| *asked)
 }

@@ -19,6 +19,7 @@
 //! A failure prints its seed, and leaves a file for the corpus in `target/fuzz/`.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
+#![expect(clippy::disallowed_methods, reason = "it reads its settings and watches from a thread")]
 
 mod corpus;
 mod cost;

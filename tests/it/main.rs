@@ -1,6 +1,8 @@
 //! Integration tests against real servers that the tests start themselves: one binary, so that they
 //! share them.
 
+#![allow(clippy::disallowed_methods, reason = "tests block, wait and read what `make` sets")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -26,6 +28,7 @@ mod readers;
 mod registries;
 mod registry;
 mod replay;
+mod repository;
 mod sentinel;
 mod soak;
 mod status;

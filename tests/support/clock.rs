@@ -1,12 +1,12 @@
-//! Clocks that are wrong, for processes that the tests start: a shim tells them another time than
-//! the kernel's. Time still passes as it does, and monotonic clocks are left alone. Linux only.
+//! Gives processes that the tests start a wrong clock: a shim returns another time than the
+//! kernel's. Time passes at the usual rate, and monotonic clocks are unchanged. Linux only.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Functions that a process calls instead of those of the C library. libfaketime does not work
-/// with the jemalloc of Redis.
+/// Functions that replace those of the C library in a process. libfaketime does not work with the
+/// jemalloc of Redis.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -43,14 +43,15 @@ time_t time(time_t *now) {
 }
 "#;
 
-/// The environment of a process whose clock is so many hours ahead of ours; nothing where it is
-/// right. The shim is copied to `folder`, which a server of another root must see.
+/// Returns the environment of a process whose clock is that many hours ahead of the test's clock.
+/// Returns nothing if the clock is right. The shim is copied to `folder`, which a server of another
+/// root must see.
 pub(crate) fn settings(hours_ahead: i32, folder: &Path) -> Vec<(&'static str, String)> {
     if hours_ahead == 0 {
         return Vec::new();
     }
     let library = folder.join("clock.so");
-    // A running server has it mapped: it is not written again.
+    // A running server has the file mapped, so it is not written again.
     if !library.exists() {
         std::fs::copy(shim(), &library).expect("the folder is ours");
     }
@@ -58,7 +59,7 @@ pub(crate) fn settings(hours_ahead: i32, folder: &Path) -> Vec<(&'static str, St
     vec![("LD_PRELOAD", library), ("CLOCK_APART_S", (hours_ahead * 3_600).to_string())]
 }
 
-/// The shim's library, built once with the C compiler that Rust links with as well.
+/// Returns the shim's library. It is built once, with the C compiler that Rust uses as linker.
 fn shim() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
     BUILT.get_or_init(|| {

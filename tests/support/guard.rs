@@ -1,14 +1,14 @@
-//! Child processes that never outlive the test process, not even one ended by `kill -9`.
+//! Runs child processes that never outlive the test process, even if `kill -9` ends it.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// Waits on a pipe that only the test process holds. A line means that all was put away properly;
-/// the end of the pipe without one means that the test process is gone, so the watchdog ends the
-/// child and removes its folder. The second removal is for what a dying server's own children still
-/// wrote.
+/// Script that waits on a pipe that only the test process holds. A line means that everything was
+/// cleaned up. The end of the pipe without a line means that the test process has ended. Then the
+/// watchdog ends the child and removes its folder. The second removal covers files that children of
+/// a dying server still wrote.
 const WATCHDOG: &str = r#"
     if read -r _; then exit 0; fi
     kill -9 "$0" 2>/dev/null
@@ -16,7 +16,7 @@ const WATCHDOG: &str = r#"
     rm -rf -- "$1"; sleep 1; rm -rf -- "$1"
 "#;
 
-/// A running child. Dropped, it is killed.
+/// A running child. Dropping it kills the child.
 #[derive(Debug)]
 pub(crate) struct Guarded {
     child: Child,
@@ -24,8 +24,8 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Starts `command` in a process group of its own, so that Ctrl-C on the tests reaches it only
-    /// through us. `folder` is what the watchdog removes when the test process dies.
+    /// Starts `command` in its own process group, so that Ctrl-C reaches it only through the test
+    /// process. The watchdog removes `folder` when the test process dies.
     pub(crate) fn spawn(mut command: Command, folder: Option<&Path>) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command
@@ -49,7 +49,7 @@ impl Guarded {
         self.child.id()
     }
 
-    /// The child's stdout and stderr, where the command piped them.
+    /// Returns the child, with its stdout and stderr if the command piped them.
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -67,7 +67,7 @@ impl Guarded {
         drop(self.watchdog.stdin.take());
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends `kill -9`, and waits for the end.
     pub(crate) fn kill(&mut self) {
         if self.exited().is_none() {
             let _ = self.child.kill();
@@ -86,8 +86,8 @@ impl Drop for Guarded {
     }
 }
 
-/// Sends a signal by name (`TERM`, `STOP`, `CONT`): the shell's `kill`, since Rust's own would need
-/// `unsafe`.
+/// Sends a signal by name (`TERM`, `STOP`, `CONT`) through the shell's `kill`, since a call from
+/// Rust would need `unsafe`.
 pub(crate) fn send_signal(name: &str, pid: u32) {
     let status = Command::new("sh")
         .args(["-c", r#"kill -s "$0" "$1""#, name, &pid.to_string()])
@@ -96,7 +96,7 @@ pub(crate) fn send_signal(name: &str, pid: u32) {
     assert!(status.success(), "kill -s {name} {pid}: {status}");
 }
 
-/// The end of a log, for the message of a server that did not start.
+/// Returns the end of a log, for the message about a server that did not start.
 pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,31 +1,31 @@
-//! What a process spends, and a small box to run it in: Linux only.
+//! Measures the resources of a process, and runs a process within limits. Linux only.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::guard::Guarded;
 
-/// Ticks a second in `/proc/PID/stat`: Linux promises this value to programs whatever the kernel
-/// counts by.
+/// Ticks per second in `/proc/PID/stat`. Linux guarantees this value to programs, whatever the
+/// kernel uses.
 const TICKS: u64 = 100;
 
-/// What a process has spent so far.
+/// The resources that a process has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) struct Usage {
-    /// CPU time of all its threads, also of those that ended.
+    /// CPU time of all its threads, including ended ones.
     pub(crate) cpu: Duration,
     /// Resident memory now.
     pub(crate) resident_bytes: u64,
-    /// The most resident memory since its start, or since [`forget_peak`].
+    /// Maximum resident memory since its start, or since [`forget_peak`].
     pub(crate) peak_bytes: u64,
 }
 
 impl Usage {
-    /// Reads it from `/proc`; `None` where the process is gone.
+    /// Reads the usage from `/proc`. Returns `None` if the process has ended.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name before the last parenthesis may hold spaces. User and system time are the fields
-        // 14 and 15.
+        // The name before the last parenthesis may contain spaces. Fields 14 and 15 are user and
+        // system time.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks: u64 =
             fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
@@ -42,13 +42,13 @@ impl Usage {
     }
 }
 
-/// Makes the kernel begin anew with the peak of a process' resident memory.
+/// Makes the kernel reset the peak of a process' resident memory.
 pub(crate) fn forget_peak(pid: u32) {
     let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
-/// Stops and continues the process `$0` in turn, without a process for each pause. It ends with the
-/// process.
+/// Script that stops and continues the process `$0` in turn, without a process for each pause. It
+/// ends with the process.
 const DUTY_CYCLE: &str = r#"
     exec {never}<> <(:)
     while kill -STOP "$0" 2>/dev/null; do
@@ -58,24 +58,24 @@ const DUTY_CYCLE: &str = r#"
     done
 "#;
 
-/// Bounds of a process, as a container would set them.
+/// Limits of a process, like those of a container.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SmallBox {
-    /// Memory that it may write to. It is stricter than a limit of resident memory: pages that it
-    /// never touched count too.
+    /// Maximum memory that it may write to. This is stricter than a limit of resident memory, since
+    /// untouched pages count too.
     pub(crate) bytes: u64,
-    /// CPUs, in hundredths: at most 100, since it is bound to one.
+    /// CPU share in hundredths, at most 100, since it is bound to one CPU.
     pub(crate) hundredths_of_a_cpu: u64,
-    /// Descriptors that it may have open.
+    /// Maximum number of open descriptors.
     pub(crate) files: u64,
 }
 
 impl SmallBox {
-    /// The box of the documentation: 256 MiB, half a CPU and 1,024 descriptors.
+    /// The limits from the documentation: 256 MiB, half a CPU and 1,024 descriptors.
     pub(crate) const USUAL: Self = Self { bytes: 256 << 20, hundredths_of_a_cpu: 50, files: 1_024 };
 
-    /// Puts a running process into the box, where it stays until the returned guard is dropped or
-    /// the process ends.
+    /// Applies the limits to a running process, until the returned guard is dropped or the process
+    /// ends.
     pub(crate) fn hold(self, pid: u32) -> Guarded {
         let limit = |program: &str, args: &[&str]| {
             let status = Command::new(program)
@@ -106,7 +106,7 @@ impl SmallBox {
     }
 }
 
-/// The first CPU that this process may use.
+/// Returns the first CPU that this process may use.
 fn first_cpu() -> String {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
     let allowed = status

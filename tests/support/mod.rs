@@ -1,10 +1,15 @@
-//! What integration tests stand on: real servers on private ports, a proxy that injects faults, and
+//! Support for integration tests: real servers on private ports, a proxy that injects faults, and
 //! the real worker.
 //!
-//! Every server is ended and its folder removed when its owner is dropped, and also when the test
-//! process dies in any way (see [`guard`]). `redis()` and `rabbitmq()` are shared by the tests of
-//! one process: keep apart by [`unique`] names. A test that kills, restarts or fills a server
-//! starts its own.
+//! In reading order:
+//! - Processes: `guard`, `port`, `wait`, `limits`, `clock`.
+//! - Servers: `programs`, `servers`, `redis`, `sentinels`, `redis_cluster`, `rabbitmq`, `proxy`.
+//! - The program under test: `worker`.
+//!
+//! When the owner of a server is dropped, the server ends and its folder is removed. The same
+//! happens when the test process dies in any way (see [`guard`]). All tests of one process share
+//! `redis()` and `rabbitmq()`, and keep apart by [`unique`] names. A test that kills, restarts or
+//! fills a server starts its own. There are no mocks.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 pub(crate) mod clock;
@@ -33,33 +38,34 @@ pub(crate) use servers::servers;
 pub(crate) use wait::{wait_for, wait_until};
 pub(crate) use worker::Worker;
 
-/// The Redis that the tests of this process share.
+/// Returns the Redis that the tests of this process share.
 pub(crate) async fn redis() -> &'static Redis {
     static SHARED: OnceCell<Redis> = OnceCell::const_new();
     SHARED.get_or_init(Redis::start).await
 }
 
-/// The Redis Cluster that the tests of this process share: nobody kills its nodes, and slots that
-/// are moved come back.
+/// Returns the Redis Cluster that the tests of this process share. No test kills its nodes, and
+/// each test returns the slots that it moves.
 pub(crate) async fn redis_cluster() -> &'static RedisCluster {
     static SHARED: OnceCell<RedisCluster> = OnceCell::const_new();
     SHARED.get_or_init(RedisCluster::start).await
 }
 
-/// The RabbitMQ node that the tests of this process share. The first caller waits some seconds for
-/// it.
+/// Returns the RabbitMQ node that the tests of this process share. The first caller waits some
+/// seconds for it.
 pub(crate) async fn rabbitmq() -> &'static RabbitMq {
     static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
     SHARED.get_or_init(RabbitMq::start).await
 }
 
-/// A name that no other test uses: for queues, exchanges and key prefixes on the shared servers.
+/// Returns a name that no other test uses, for queues, exchanges and key prefixes on the shared
+/// servers.
 pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{:08x}{:08x}", std::process::id(), fastrand::u32(..))
 }
 
-/// Whether this is `make soak`: tests that have a small and a full size take the full one, of
-/// minutes and more.
+/// Returns true in `make soak`. Tests with a small and a full size then take the full one, which
+/// runs for minutes or longer.
 pub(crate) fn full_runs() -> bool {
     std::env::var_os("UNSTALE_FULL_RUNS").is_some_and(|value| value == "1")
 }

@@ -1,4 +1,4 @@
-//! Ports for servers that must come back on the port they had.
+//! Reserves ports for servers that must return on the same port.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -6,14 +6,13 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// Below the kernel's range for outgoing connections (from 32768 on Linux), so that nobody takes it
-/// while a server is down.
+/// Range below the kernel's ports for outgoing connections (from 32768 on Linux). So no connection
+/// takes a port while its server is down.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// A port on loopback that is free now, and that no other test process is given while this one
-/// lives.
+/// Returns a port on loopback that is free now. No other test process gets it while this one lives.
 pub(crate) fn free() -> u16 {
-    // The locks go with the process. (A child does not inherit them.)
+    // The locks end with the process, and a child does not inherit them.
     static GIVEN: Mutex<Option<HashMap<u16, Option<File>>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap();
     let given = given.get_or_insert_default();
@@ -25,7 +24,7 @@ pub(crate) fn free() -> u16 {
         let lock = match lock_file(port) {
             Ok(file) if file.try_lock().is_err() => continue,
             Ok(file) => Some(file),
-            // Somebody else's folder: then whether it is free now is all there is to know.
+            // The folder belongs to another user. Then only a bind shows whether the port is free.
             Err(_) => None,
         };
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -42,7 +41,7 @@ fn lock_file(port: u16) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }
 
-/// The file that who has a port holds locked.
+/// Returns the file that the owner of a port keeps locked.
 pub(crate) fn lock_path(port: u16) -> PathBuf {
     std::env::temp_dir().join("unstale-test-ports").join(port.to_string())
 }

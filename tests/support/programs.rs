@@ -1,21 +1,22 @@
-//! Which servers the tests start: this machine's own, or those of another root.
+//! Finds the server programs for the tests: those of this machine, or those of another root.
 //!
 //! - `UNSTALE_TEST_ROOT` names a root that `scripts/install-server-root.sh` made. Without it the
 //!   programs are this machine's.
-//! - `UNSTALE_TEST_REDIS` is `redis` (the default) or `valkey`: which of the two plays Redis.
+//! - `UNSTALE_TEST_REDIS` is `redis` (the default) or `valkey`, and selects the server that acts as
+//!   Redis.
 //!
 //! `make test-matrix` sets them. Servers of a root share `/tmp`, `/proc`, `/dev` and the network
-//! with the tests, so a test that hands a file to a server puts it into a temporary folder.
+//! with the tests. So a test that passes a file to a server puts it into a temporary folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const MISSING: &str = "is not installed: run scripts/install-servers.sh";
 
-/// Runs a program in a root; beside this crate's own files, wherever the tests run.
+/// Script that runs a program in a root. Its path is that of this crate, wherever the tests run.
 const IN_ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/in-server-root.sh");
 
-/// Where Debian keeps the scripts of RabbitMQ that do not switch to the `rabbitmq` user.
+/// Folder in which Debian keeps the RabbitMQ scripts that do not switch to the `rabbitmq` user.
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin";
 
 /// Returns a command that runs a server program by its name, such as `redis-server`.
@@ -43,7 +44,7 @@ pub(crate) fn server_command(name: &str) -> Command {
     }
 }
 
-/// Valkey's programs have names of their own.
+/// Returns the program's name for the selected server, since Valkey's programs have other names.
 fn in_the_words_of_the_cache(name: &str) -> String {
     match (std::env::var("UNSTALE_TEST_REDIS").as_deref(), name.strip_prefix("redis-")) {
         (Ok("valkey"), Some(rest)) => format!("valkey-{rest}"),
@@ -52,13 +53,14 @@ fn in_the_words_of_the_cache(name: &str) -> String {
     }
 }
 
-/// The full path of a program in a root: where RabbitMQ is, then in `PATH`.
+/// Returns the full path of a program in a root. Searches the folder of RabbitMQ first, then
+/// `PATH`.
 fn find(name: &str, root: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/bin", "/usr/sbin"].map(PathBuf::from);
     let folders =
         std::iter::once(PathBuf::from(RABBITMQ)).chain(std::env::split_paths(&path)).chain(usual);
-    // An absolute path within the root, whatever the root is.
+    // Puts an absolute path into the root.
     let within = |folder: PathBuf| {
         folder.strip_prefix("/").map_or(folder.clone(), |inner| root.join(inner)).join(name)
     };

@@ -1,4 +1,4 @@
-//! A TCP proxy that injects the faults of a network.
+//! A TCP proxy that injects network faults.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,19 +15,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::port;
 
-/// How much is under way before the proxy stops reading: chunks of up to 64 KiB.
+/// Maximum number of chunks in transit before the proxy stops reading. A chunk has up to 64 KiB.
 const CHUNKS_UNDER_WAY: usize = 256;
 
 #[derive(Debug, Clone, Default)]
 struct Faults {
     refuse: bool,
     stall: bool,
-    /// What comes during a stall is passed on by half.
+    /// True if the first half of the next chunk is passed on during a stall.
     halve: bool,
     delay: Duration,
-    /// Connections made before the current count are closed.
+    /// Connections made before this count are closed.
     cuts: u64,
-    /// Where new connections lead.
+    /// The server for new connections.
     upstream: Option<SocketAddr>,
 }
 
@@ -35,27 +35,28 @@ fn address(upstream: &str) -> SocketAddr {
     upstream.parse().expect("host:port")
 }
 
-/// How many connections stand, by the count of cuts at which each was made.
+/// The number of open connections, by the count of cuts at which each was made.
 type Open = BTreeMap<u64, usize>;
 
-/// Which way something passes.
+/// The direction of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Way {
     ToServer,
     ToClient,
 }
 
-/// What becomes of a piece of what passes.
+/// The treatment of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Pass,
-    /// It is lost, and the rest goes on.
+    /// The chunk is lost, and later chunks pass.
     Swallow,
-    /// That way of the connection stands still from there on.
+    /// That direction of the connection stops here.
     Halt,
 }
 
-/// Sees all that passes, by the number of its connection, and says what becomes of it.
+/// A function that sees every chunk, with the number of its connection, and determines its
+/// treatment.
 #[derive(Clone)]
 pub(crate) struct Tap(Arc<Sees>);
 
@@ -73,7 +74,7 @@ impl fmt::Debug for Tap {
     }
 }
 
-/// Stands before a server (`host:port`) on a port of its own. Dropped, it is gone with its
+/// A proxy before a server (`host:port`), on its own port. Dropping it closes the port and all
 /// connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -89,7 +90,7 @@ impl Proxy {
         Self::start_tapped(upstream, Tap::new(|_, _, _| Flow::Pass)).await
     }
 
-    /// With somebody who listens in.
+    /// Starts a proxy with a tap.
     pub(crate) async fn start_tapped(upstream: &str, tap: Tap) -> Self {
         let port = port::free();
         let (faults, seen) =
@@ -111,13 +112,12 @@ impl Proxy {
         self.port
     }
 
-    /// Connections that stand now.
+    /// Returns the number of open connections.
     pub(crate) fn connections(&self) -> usize {
         self.open.borrow().values().sum()
     }
 
-    /// Closes every connection that stands; new ones are accepted. Returns when all of those are
-    /// closed.
+    /// Closes every open connection, and returns when all are closed. New connections are accepted.
     pub(crate) async fn cut(&self) {
         let mut cuts = 0;
         self.faults.send_modify(|faults| {
@@ -131,43 +131,43 @@ impl Proxy {
             .expect("the proxy runs");
     }
 
-    /// Accepts and reads, and passes nothing on, in either direction, until
+    /// Accepts and reads, but passes nothing on in either direction, until
     /// [`resume`](Self::resume).
     pub(crate) fn stall(&self) {
         self.faults.send_modify(|faults| faults.stall = true);
     }
 
-    /// As [`stall`](Self::stall), but what comes next is passed on by half first: in the middle of
-    /// a frame.
+    /// Stalls as [`stall`](Self::stall) does, but first passes on half of the next chunk, so that
+    /// it stops in the middle of a frame.
     pub(crate) fn stall_half_way(&self) {
         self.faults.send_modify(|faults| (faults.stall, faults.halve) = (true, true));
     }
 
-    /// Refuses new connections, until [`resume`](Self::resume). Those that stand go on: see
+    /// Refuses new connections until [`resume`](Self::resume). Open connections stay: see
     /// [`cut`](Self::cut).
     pub(crate) async fn refuse(&self) {
         self.faults.send_modify(|faults| faults.refuse = true);
         self.listening.clone().wait_for(|up| !up).await.expect("the proxy runs");
     }
 
-    /// As if the server were gone: refuses new connections and closes the old.
+    /// Simulates a missing server: refuses new connections and closes the open ones.
     pub(crate) async fn down(&self) {
         self.refuse().await;
         self.cut().await;
     }
 
-    /// Leads new connections to another server, and closes the old.
+    /// Leads new connections to another server, and closes the open ones.
     pub(crate) async fn redirect(&self, upstream: &str) {
         self.faults.send_modify(|faults| faults.upstream = Some(address(upstream)));
         self.cut().await;
     }
 
-    /// Passes everything on this much later, each way.
+    /// Delays everything by that time, in each direction.
     pub(crate) fn delay(&self, delay: Duration) {
         self.faults.send_modify(|faults| faults.delay = delay);
     }
 
-    /// Ends all faults; what was held back is passed on.
+    /// Ends all faults, and passes on what was held back.
     pub(crate) async fn resume(&self) {
         self.faults.send_modify(|faults| {
             *faults = Faults { cuts: faults.cuts, upstream: faults.upstream, ..Faults::default() }
@@ -235,8 +235,8 @@ async fn relay(client: TcpStream, (number, tap): (u64, Tap), faults: watch::Rece
     );
 }
 
-/// The runtime's own timers are good to a millisecond, which here would be as long as what is
-/// delayed; a thread's are good to some 60 µs.
+/// Waits until `due`, precisely. The runtime's timers are accurate to a millisecond, which would be
+/// as long as the delays. A thread's timers are accurate to about 60 µs.
 async fn sleep_exactly_until(due: Instant) {
     const COARSE: Duration = Duration::from_millis(2);
     tokio::time::sleep_until(due - COARSE.min(due.saturating_duration_since(Instant::now()))).await;
@@ -246,7 +246,8 @@ async fn sleep_exactly_until(due: Instant) {
     }
 }
 
-/// Reader and writer apart, so that a delay adds latency without taking throughput.
+/// Passes chunks from one side to the other. Reading and writing are separate, so that a delay adds
+/// latency and does not reduce throughput.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

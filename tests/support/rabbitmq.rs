@@ -1,4 +1,4 @@
-//! Private RabbitMQ nodes.
+//! Starts private RabbitMQ nodes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -11,11 +11,11 @@ use super::guard::{Guarded, tail};
 use super::port;
 use super::programs::server_command;
 
-/// A connection. lapin itself would wait for ever for a handshake that a dying or a booting node
-/// has left.
+/// Returns a connection. Without the time limit, lapin waits for ever for a handshake that a dying
+/// or booting node has abandoned.
 ///
 /// # Errors
-/// Where there is none within 10 s.
+/// Returns an error if there is no connection within 10 s.
 pub(crate) async fn connect(
     url: &str,
 ) -> Result<lapin::Connection, Box<dyn std::error::Error + Send + Sync>> {
@@ -28,15 +28,15 @@ pub(crate) async fn connect(
 pub(crate) struct RabbitMq {
     amqp_port: u16,
     dist_port: u16,
-    /// Before `folder`: the servers go before their files do.
+    /// Declared before `folder`, so that the server ends before its files are removed.
     process: Mutex<Option<Guarded>>,
     epmd: Arc<Epmd>,
-    /// Hours that its clock is ahead of ours.
+    /// Hours by which its clock is ahead of the test's clock.
     hours_ahead: i32,
     folder: TempDir,
 }
 
-/// Where Erlang nodes find each other.
+/// The port mapper through which Erlang nodes find each other.
 #[derive(Debug)]
 struct Epmd {
     port: u16,
@@ -49,7 +49,8 @@ impl RabbitMq {
         Self::start_with(&[], "").await
     }
 
-    /// With plugins enabled (`rabbitmq_management`) and more lines for its `rabbitmq.conf`.
+    /// Starts a node with plugins (such as `rabbitmq_management`) and more lines for its
+    /// `rabbitmq.conf`.
     pub(crate) async fn start_with(plugins: &[&str], config: &str) -> Self {
         let node = Self::prepared(Arc::new(Epmd::start().await), plugins);
         node.configure(config);
@@ -57,7 +58,7 @@ impl RabbitMq {
         node
     }
 
-    /// With a clock that is so many hours ahead of ours.
+    /// Starts a node with a clock that many hours ahead of the test's clock.
     pub(crate) async fn start_at(hours_ahead: i32) -> Self {
         let node = Self { hours_ahead, ..Self::prepared(Arc::new(Epmd::start().await), &[]) };
         node.configure("");
@@ -65,7 +66,7 @@ impl RabbitMq {
         node
     }
 
-    /// A cluster of three, formed at their start. Takes half a minute on two cores.
+    /// Starts a cluster of three nodes. It takes half a minute on two cores.
     pub(crate) async fn start_cluster() -> [Self; 3] {
         let epmd = Arc::new(Epmd::start().await);
         let nodes = std::array::from_fn(|_| Self::prepared(Arc::clone(&epmd), &[]));
@@ -81,8 +82,8 @@ impl RabbitMq {
         );
         for node in &nodes {
             node.configure(&config);
-            // What a retry queue was handing on when the leader died is handed on again after this;
-            // three minutes by default.
+            // A message that a retry queue was passing on when the leader died is passed on again
+            // after this time. The default is three minutes.
             let advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
             std::fs::write(node.folder.path().join("advanced.config"), advanced)
                 .expect("the folder is ours");
@@ -93,7 +94,7 @@ impl RabbitMq {
         nodes
     }
 
-    /// Not running yet.
+    /// Returns a node that does not run yet.
     fn prepared(epmd: Arc<Epmd>, plugins: &[&str]) -> Self {
         let folder = folder();
         std::fs::write(
@@ -101,7 +102,7 @@ impl RabbitMq {
             format!("[{}].\n", plugins.join(",")),
         )
         .expect("the folder is ours");
-        // The same for all, so that nodes of one epmd may meet.
+        // All nodes have the same cookie, so that nodes of one epmd can connect.
         let cookie = folder.path().join(".erlang.cookie");
         std::fs::write(&cookie, "unstale").expect("the folder is ours");
         std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400))
@@ -117,14 +118,14 @@ impl RabbitMq {
     }
 
     fn configure(&self, config: &str) {
-        // The default limit is 50 MB free on the disk: a crowded test machine would block every
+        // By default RabbitMQ needs 50 MB of free disk space. A full test machine would block every
         // publisher.
         let config = format!("disk_free_limit.absolute = 1MB\n{config}\n");
         std::fs::write(self.folder.path().join("rabbitmq.conf"), config)
             .expect("the folder is ours");
     }
 
-    /// Its Erlang name.
+    /// Returns its Erlang name.
     pub(crate) fn name(&self) -> String {
         format!("unstale-{}@localhost", self.amqp_port)
     }
@@ -152,7 +153,7 @@ impl RabbitMq {
     }
 
     async fn answers(&self) -> bool {
-        // A plain connect first: it costs nothing while the node boots.
+        // A plain connection comes first: it costs nothing while the node boots.
         if tokio::net::TcpStream::connect(("127.0.0.1", self.amqp_port)).await.is_err() {
             return false;
         }
@@ -162,7 +163,7 @@ impl RabbitMq {
         opened
     }
 
-    /// One of the node's own scripts, in the node's own environment.
+    /// Returns a command that runs one of the node's own scripts in the node's environment.
     fn command(&self, script: &str) -> Command {
         let folder = |name: &str| self.folder.path().join(name);
         let mut command = server_command(script);
@@ -183,7 +184,7 @@ impl RabbitMq {
             .env("RABBITMQ_CONFIG_FILE", folder("rabbitmq.conf"))
             .env("RABBITMQ_CONF_ENV_FILE", folder("no-env.conf"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder("advanced.config"))
-            // Makes the script become the Erlang VM instead of waiting on it: the pid we hold is
+            // Makes the script become the Erlang VM instead of waiting for it, so that its pid is
             // the server's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
             // Idle schedulers must not spin: the tests share their cores with other servers.
@@ -202,7 +203,7 @@ impl RabbitMq {
         format!("127.0.0.1:{}", self.amqp_port)
     }
 
-    /// As `guest`, who may do anything, in the default virtual host.
+    /// Returns the URL of the default virtual host for `guest`, who has all permissions.
     pub(crate) fn url(&self) -> String {
         self.url_as("guest", "guest", "/")
     }
@@ -215,8 +216,8 @@ impl RabbitMq {
         connect(&self.url()).await.expect("RabbitMQ takes a connection")
     }
 
-    /// Runs `rabbitmqctl` against this node and returns what it printed; panics where it fails. It
-    /// takes a second or two.
+    /// Runs `rabbitmqctl` against this node and returns its output. Panics if it fails. It takes
+    /// one or two seconds.
     pub(crate) async fn ctl(&self, args: &[&str]) -> String {
         let mut command = self.command("rabbitmqctl");
         command.arg("--quiet").args(args).stdin(Stdio::null());
@@ -235,7 +236,7 @@ impl RabbitMq {
         stdout.into_owned()
     }
 
-    /// Adds a virtual host that `guest` may do anything in, and returns its URL.
+    /// Adds a virtual host in which `guest` has all permissions, and returns its URL.
     pub(crate) async fn add_vhost(&self, vhost: &str) -> String {
         self.ctl(&["add_vhost", vhost]).await;
         self.ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"]).await;
@@ -256,9 +257,9 @@ impl RabbitMq {
         self.url_as(user, password, vhost)
     }
 
-    /// Flushes what was declared: Mnesia's log (RabbitMQ 4.3 has none) and the directory of quorum
-    /// queues (a dets table) are written a moment late, so that a `kill -9` may undo a declaration,
-    /// though never a confirmed message of a queue that was flushed.
+    /// Flushes declarations to the disk. RabbitMQ writes Mnesia's log (absent in RabbitMQ 4.3) and
+    /// the directory of quorum queues (a dets table) a moment late. So `kill -9` may undo a
+    /// declaration, but never a confirmed message of a flushed queue.
     pub(crate) async fn flush_declarations(&self) {
         self.ctl(&[
             "eval",
@@ -267,7 +268,7 @@ impl RabbitMq {
         .await;
     }
 
-    /// `kill -9`, and waits until it is gone. What was declared a moment ago may be lost: see
+    /// Sends `kill -9`, and waits for the end. Recent declarations may be lost: see
     /// [`flush_declarations`](Self::flush_declarations).
     pub(crate) fn kill(&self) {
         drop(self.process.lock().unwrap().take());
@@ -279,7 +280,8 @@ impl RabbitMq {
         self.launch().await;
     }
 
-    /// Freezes it: connections stand, nothing is answered, until [`thaw`](Self::thaw).
+    /// Freezes the node until [`thaw`](Self::thaw). Its connections stay open, and it answers
+    /// nothing.
     pub(crate) fn freeze(&self) {
         self.process.lock().unwrap().as_ref().expect("RabbitMQ runs").signal("STOP");
     }
@@ -293,7 +295,7 @@ impl RabbitMq {
     }
 }
 
-/// An AMQP URL for `host:port`, such as a proxy's.
+/// Returns an AMQP URL for `host:port`, such as a proxy's.
 pub(crate) fn url_at(addr: &str, user: &str, password: &str, vhost: &str) -> String {
     let vhost = percent_encoding::utf8_percent_encode(vhost, percent_encoding::NON_ALPHANUMERIC);
     format!("amqp://{user}:{password}@{addr}/{vhost}")
@@ -304,8 +306,8 @@ fn folder() -> TempDir {
 }
 
 impl Epmd {
-    /// In the foreground and on our own port: left to itself, a node starts an epmd that outlives
-    /// it.
+    /// Starts epmd in the foreground on a private port. Otherwise the node would start an epmd that
+    /// outlives it.
     async fn start() -> Self {
         let (port, folder) = (port::free(), folder());
         let mut command = server_command("epmd");

@@ -1,4 +1,4 @@
-//! A private Redis server.
+//! Starts private Redis servers.
 
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -11,10 +11,11 @@ use super::guard::{Guarded, tail};
 use super::port;
 use super::programs::server_command;
 
-/// redis-rs waits 500 ms for an answer and a second for a connection: a busy machine may need more.
+/// Maximum time a test waits for an answer or a connection. The defaults of redis-rs, 500 ms and a
+/// second, may be too short on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection that waits as long as a busy machine needs.
+/// Returns a connection that waits as long as a busy machine needs.
 pub(crate) async fn connect(client: &redis::Client) -> redis::RedisResult<MultiplexedConnection> {
     let patient = redis::AsyncConnectionConfig::new()
         .set_response_timeout(Some(PATIENCE))
@@ -22,14 +23,14 @@ pub(crate) async fn connect(client: &redis::Client) -> redis::RedisResult<Multip
     client.get_multiplexed_async_connection_with_config(&patient).await
 }
 
-/// A `redis-server` on a port of its own, without persistence unless asked for.
+/// A `redis-server` on its own port, without persistence unless a test asks for it.
 #[derive(Debug)]
 pub(crate) struct Redis {
     port: u16,
     args: Vec<String>,
-    /// Hours that its clock is ahead of ours.
+    /// Hours by which its clock is ahead of the test's clock.
     hours_ahead: i32,
-    /// Before `folder`: the server goes before its files do.
+    /// Declared before `folder`, so that the server ends before its files are removed.
     process: Mutex<Option<Guarded>>,
     folder: TempDir,
 }
@@ -39,13 +40,13 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// With more arguments, such as `["--appendonly", "yes", "--appendfsync", "always"]` for data
-    /// that survives [`kill`](Self::kill).
+    /// Starts a server with more arguments, such as `["--appendonly", "yes", "--appendfsync",
+    /// "always"]` for data that survives [`kill`](Self::kill).
     pub(crate) async fn start_with(args: &[&str]) -> Self {
         Self::start_at(0, args).await
     }
 
-    /// With a clock that is so many hours ahead of ours.
+    /// Starts a server with a clock that many hours ahead of the test's clock.
     pub(crate) async fn start_at(hours_ahead: i32, args: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("unstale-redis-")
@@ -86,7 +87,7 @@ impl Redis {
                 panic!("redis-server ended at start with {status}:\n{}", tail(&log));
             }
             let Some(mut connection) = self.try_connection().await else { return false };
-            // One that asks for a password answers too.
+            // A server that asks for a password answers too.
             redis::cmd("PING")
                 .query_async::<String>(&mut connection)
                 .await
@@ -108,7 +109,7 @@ impl Redis {
         self.db_url(0)
     }
 
-    /// Redis has databases 0 to 15.
+    /// Returns the URL of a database. Redis has databases 0 to 15.
     pub(crate) fn db_url(&self, db: u8) -> String {
         format!("redis://127.0.0.1:{}/{db}", self.port)
     }
@@ -121,37 +122,38 @@ impl Redis {
         connect(&self.client()).await.expect("Redis takes a connection")
     }
 
-    /// As [`connection`](Self::connection), where Redis may be away.
+    /// Returns a connection as [`connection`](Self::connection) does, or `None` if Redis is away.
     pub(crate) async fn try_connection(&self) -> Option<MultiplexedConnection> {
         connect(&self.client()).await.ok()
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends `kill -9`, and waits for the end.
     pub(crate) fn kill(&self) {
         drop(self.process.lock().unwrap().take());
     }
 
-    /// Kills it if it runs, and starts it again on the same port and folder.
+    /// Kills the server if it runs, and starts it again on the same port and folder.
     pub(crate) async fn restart(&self) {
         self.kill();
         self.launch().await;
     }
 
-    /// What it holds now, as a snapshot.
+    /// Returns the current data as a snapshot.
     pub(crate) async fn snapshot(&self) -> Vec<u8> {
         redis::cmd("SAVE").exec_async(&mut self.connection().await).await.expect("Redis saves");
         std::fs::read(self.folder.path().join("dump.rdb")).expect("the snapshot is there")
     }
 
-    /// As after a disaster: kills it, and starts it again from that snapshot. Not for one with an
-    /// append-only file.
+    /// Simulates a disaster: kills the server, and starts it again from that snapshot. It does not
+    /// work with an append-only file.
     pub(crate) async fn restore(&self, snapshot: &[u8]) {
         self.kill();
         std::fs::write(self.folder.path().join("dump.rdb"), snapshot).expect("the folder is ours");
         self.launch().await;
     }
 
-    /// Freezes it: connections stand, nothing is answered, until [`thaw`](Self::thaw).
+    /// Freezes the server until [`thaw`](Self::thaw). Its connections stay open, and it answers
+    /// nothing.
     pub(crate) fn freeze(&self) {
         self.process.lock().unwrap().as_ref().expect("Redis runs").signal("STOP");
     }

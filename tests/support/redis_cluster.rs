@@ -1,4 +1,4 @@
-//! A Redis Cluster: three primaries, a replica each.
+//! Starts a Redis Cluster of three primaries with one replica each.
 
 use std::time::Duration;
 
@@ -10,28 +10,29 @@ use super::{Redis, port, wait_for, wait_until};
 const PRIMARIES: usize = 3;
 const SLOTS: u16 = 16_384;
 
-/// A node of its own, in no cluster yet. The port of its bus is ours: the default one may be
-/// anybody's.
+/// Starts a single node that is in no cluster yet. Its bus has a reserved port, since the default
+/// one may be in use.
 pub(crate) async fn lone_node(args: &[&str]) -> Redis {
     let bus = port::free().to_string();
     Redis::start_with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], args].concat()).await
 }
 
-/// Six servers. Dropped, all of them are gone.
+/// A cluster of six servers. Dropping it ends all of them.
 #[derive(Debug)]
 pub(crate) struct RedisCluster {
-    /// The primaries, then the replica of each; until a failover changes that.
+    /// The primaries, then the replica of each, until a failover changes that.
     pub(crate) nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
-    /// A cluster in which nobody fails over by himself.
+    /// Starts a cluster in which no node fails over by itself.
     pub(crate) async fn start() -> Self {
         Self::start_with(Duration::from_secs(60), &[]).await
     }
 
-    /// A cluster in which a primary that is silent for so long is replaced, with more arguments for
-    /// the servers. Returns when all six agree and every replica has its primary's data.
+    /// Starts a cluster that replaces a primary after it has not answered for that time. `args` are
+    /// more arguments for the servers. Returns when all six agree and every replica has its
+    /// primary's data.
     pub(crate) async fn start_with(node_timeout: Duration, args: &[&str]) -> Self {
         let node_timeout = node_timeout.as_millis().to_string();
         let starting = (0..2 * PRIMARIES).map(|_| async {
@@ -100,14 +101,14 @@ impl RedisCluster {
         }
     }
 
-    /// The nodes' addresses, as `UNSTALE_REDIS_URL` takes them.
+    /// Returns the nodes' addresses in the form of `UNSTALE_REDIS_URL`.
     pub(crate) fn urls(&self) -> String {
         let hosts: Vec<_> = self.nodes.iter().map(Redis::addr).collect();
         format!("redis://{}", hosts.join(","))
     }
 
-    /// A stranger's client, which finds its way by itself. Left to itself it would wait for minutes
-    /// between two attempts.
+    /// Returns an independent client that finds the nodes by itself. With its defaults it would
+    /// wait for minutes between two attempts.
     pub(crate) async fn client(&self) -> ClusterConnection {
         let builder = redis::cluster::ClusterClient::builder(self.nodes.iter().map(Redis::url));
         let builder = builder
@@ -139,12 +140,12 @@ impl RedisCluster {
         self.ask(node, &["CLUSTER", "MYID"]).await
     }
 
-    /// The slot of a key, as Redis counts.
+    /// Returns the slot of a key, as Redis computes it.
     pub(crate) async fn slot(&self, key: &str) -> u16 {
         self.ask(0, &["CLUSTER", "KEYSLOT", key]).await
     }
 
-    /// The node that serves a slot, as `by` sees it.
+    /// Returns the node that serves a slot, in the view of `by`.
     pub(crate) async fn owner(&self, slot: u16, by: usize) -> usize {
         let ranges: Vec<(u16, u16, Vec<redis::Value>)> = self
             .ask::<Vec<Vec<redis::Value>>>(by, &["CLUSTER", "SLOTS"])
@@ -160,7 +161,7 @@ impl RedisCluster {
         self.nodes.iter().position(|node| node.port() == port).expect("a node of ours")
     }
 
-    /// Connections for moving many slots, each from a node to another.
+    /// Returns connections for moving many slots, each from one node to another.
     pub(crate) async fn mover(&self) -> Mover {
         let mut nodes = Vec::new();
         for (place, node) in self.nodes.iter().enumerate() {
@@ -187,14 +188,14 @@ impl Mover {
             .unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 
-    /// From now on the one answers ASK for what it does not have.
+    /// Begins to move a slot. From now on the source answers ASK for keys that it does not have.
     pub(crate) async fn begin(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         self.ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.0[from].1]).await;
         self.ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.0[to].1]).await;
     }
 
-    /// The epoch of a node's configuration, as `by` knows it.
+    /// Returns the epoch of a node's configuration, as `by` knows it.
     async fn epoch(&self, node: usize, by: usize) -> u64 {
         let nodes: String = self.ask(by, &["CLUSTER", "NODES"]).await;
         let line = nodes
@@ -208,14 +209,14 @@ impl Mover {
             .expect("a number")
     }
 
-    /// Moves keys of a slot that moves.
+    /// Moves keys of a slot that is being moved.
     pub(crate) async fn migrate(&self, keys: &[String], from: usize, to: usize) {
         let mut migrate = vec!["MIGRATE", "127.0.0.1", &self.0[to].2, "", "0", "5000", "KEYS"];
         migrate.extend(keys.iter().map(String::as_str));
         self.ask::<String>(from, &migrate).await;
     }
 
-    /// Moves the keys that are left, and then the slot.
+    /// Moves the remaining keys, and then the slot.
     pub(crate) async fn end(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         loop {
@@ -226,14 +227,15 @@ impl Mover {
             }
             self.migrate(&keys, from, to).await;
         }
-        // Where the importer does not know how new the other's configuration is, it may take the
-        // slot with an older one, and lose it to what the other has just told: from then on either
-        // says that the slot is the other's.
+        // The importer must know the epoch of the source's configuration. Otherwise it may take the
+        // slot with an older epoch, and lose it to the source's latest announcement. Then each of
+        // the two nodes reports that the slot belongs to the other.
         wait_until(Duration::from_secs(10), "the importer knows the other's epoch", async || {
             self.epoch(from, to).await == self.epoch(from, from).await
         })
         .await;
-        // The importer first: nobody must be sent to a node that does not know of its luck yet.
+        // The importer comes first: no client may be redirected to a node that does not serve the
+        // slot yet.
         for node in [to, from] {
             self.ask::<()>(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &self.0[to].1]).await;
         }

@@ -1,4 +1,4 @@
-//! A primary, a replica, and three sentinels that watch them.
+//! Starts a primary, a replica, and three sentinels that watch them.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::programs::server_command;
 use super::redis::connect;
 use super::{Redis, port, wait_until};
 
-/// The primary's name.
+/// The primary's name for the sentinels.
 pub(crate) const NAME: &str = "main";
 
-/// A primary with one replica. Dropped, all of it is gone.
+/// A primary with one replica and three sentinels. Dropping it ends all of them.
 #[derive(Debug)]
 pub(crate) struct Sentinels {
-    /// The first is the primary until the sentinels decide otherwise.
+    /// The first one is the primary until the sentinels choose the other.
     pub(crate) servers: [Redis; 2],
     sentinels: Vec<Sentinel>,
 }
@@ -30,14 +30,15 @@ struct Sentinel {
 }
 
 impl Sentinels {
-    /// Returns when every sentinel knows the others and the replica. A primary that is silent for
-    /// three seconds is replaced: on a busy machine a living one may be silent for one.
+    /// Starts them. Returns when every sentinel knows the others and the replica. The sentinels
+    /// replace a primary that does not answer for three seconds. On a busy machine a live one may
+    /// not answer for one second.
     pub(crate) async fn start() -> Self {
         Self::start_with(&[], "", "").await
     }
 
-    /// As [`start`](Self::start), with a password that servers and sentinels ask for: `args` and
-    /// `lines` are how they are told.
+    /// Starts them as [`start`](Self::start) does, with a password for servers and sentinels.
+    /// `args` and `lines` configure it.
     pub(crate) async fn start_secured(args: &[&str], lines: &str, password: &str) -> Self {
         Self::start_with(args, lines, password).await
     }
@@ -75,20 +76,21 @@ impl Sentinels {
         sentinels
     }
 
-    /// The sentinels' addresses, as `UNSTALE_REDIS_URL` takes them.
+    /// Returns the sentinels' addresses in the form of `UNSTALE_REDIS_URL`.
     pub(crate) fn urls(&self) -> String {
         let hosts: Vec<_> =
             self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
         format!("redis://{}/0", hosts.join(","))
     }
 
-    /// Makes the sentinels replace the primary now, alive as it is; false while they will not.
+    /// Makes the sentinels replace the primary now, though it is alive. Returns false if they
+    /// refuse.
     pub(crate) async fn try_fail_over(&self) -> bool {
         let Ok(mut connection) = connect(&self.sentinels[0].client()).await else { return false };
         redis::cmd("SENTINEL").arg("FAILOVER").arg(NAME).exec_async(&mut connection).await.is_ok()
     }
 
-    /// Whether a server is a primary, as it sees itself.
+    /// Returns true if a server reports itself as a primary.
     pub(crate) async fn is_primary(&self, server: usize) -> bool {
         let Some(mut connection) = self.servers[server].try_connection().await else {
             return false;

@@ -1,12 +1,13 @@
-//! What the servers are that the tests start. Their programs say it, not the names of roots.
+//! Determines the software and version of the servers under test, from their programs and not from
+//! the names of roots.
 //!
-//! A test that holds differently for some servers asks here, and says in a comment what differs.
+//! A test that differs between servers asks here, and states the difference in a comment.
 
 use std::sync::OnceLock;
 
 use super::programs::server_command;
 
-/// Major, minor, patch.
+/// Major, minor and patch number.
 pub(crate) type Version = (u32, u32, u32);
 
 /// The servers of this run.
@@ -15,24 +16,26 @@ pub(crate) struct Servers {
     pub(crate) rabbitmq: Version,
     /// `Redis` or `Valkey`.
     pub(crate) redis_software: &'static str,
-    /// Its own version, not that of the Redis whose commands it knows.
+    /// The server's own version. For Valkey it is not the version of the Redis whose commands it
+    /// supports.
     pub(crate) redis: Version,
 }
 
 impl Servers {
-    /// Whether users need a permission on what they only look at (passive declarations).
+    /// Returns true if users need a permission for passive declarations, which only look.
     pub(crate) fn a_look_needs_a_permission(&self) -> bool {
         self.rabbitmq >= (4, 2, 6)
     }
 
-    /// Whether a stream that the broker has broken ends the connection of each publisher whose
-    /// message is bound to it. Earlier versions leave such a stream out.
+    /// Returns true if a stream that the broker has broken ends publishers' connections. It affects
+    /// each publisher whose message is bound to the stream. Earlier versions leave such a stream
+    /// out.
     pub(crate) fn a_broken_stream_ends_publishers(&self) -> bool {
         self.rabbitmq >= (4, 1, 0)
     }
 }
 
-/// The servers of this run, asked once.
+/// Returns the servers of this run, which are asked once.
 pub(crate) fn servers() -> &'static Servers {
     static ASKED: OnceLock<Servers> = OnceLock::new();
     ASKED.get_or_init(|| {
@@ -60,7 +63,7 @@ fn said_by(program: &str, argument: &str) -> String {
     String::from_utf8(output.stdout).expect("versions are plain text")
 }
 
-/// The version that a text begins with.
+/// Returns the version at the start of a text.
 pub(crate) fn version_of(text: &str) -> Version {
     let first = text.split_whitespace().next().unwrap_or_default();
     let mut numbers = first

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` holds; panics after `deadline`, naming what was awaited.
+/// Waits until `condition` holds. Panics after `deadline`, with `what` in the message.
 pub(crate) async fn wait_until(
     deadline: Duration,
     what: &str,
@@ -14,8 +14,8 @@ pub(crate) async fn wait_until(
     wait_for(deadline, what, async || condition().await.then_some(())).await;
 }
 
-/// Waits until `probe` gives a value, and returns it; panics after `deadline`, naming what was
-/// awaited.
+/// Waits until `probe` returns a value, and returns it. Panics after `deadline`, with `what` in the
+/// message.
 pub(crate) async fn wait_for<T>(
     deadline: Duration,
     what: &str,
@@ -25,7 +25,7 @@ pub(crate) async fn wait_for<T>(
     let mut pause = FIRST_PAUSE;
     loop {
         let left = deadline.saturating_sub(start.elapsed());
-        // The probe is bounded too: one that hangs would hide what it waits for.
+        // The probe is bounded too: a probe that hangs would hide the failure.
         if let Ok(Some(value)) = tokio::time::timeout(left.max(LONGEST_PAUSE), probe()).await {
             return value;
         }

@@ -1,4 +1,4 @@
-//! The real worker: the binary that users run.
+//! Runs the real worker: the binary that users run.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -12,27 +12,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::guard::Guarded;
 use super::{port, wait_for, wait_until};
 
-/// `unstale run`, with no environment but what the test gives. Dropped, it is killed.
+/// A process of `unstale run`, with only the environment that the test sets. Dropping it kills the
+/// process.
 #[derive(Debug)]
 pub(crate) struct Worker {
     process: Guarded,
     http_port: u16,
     stderr: Arc<Mutex<String>>,
-    /// Ends with the last line.
+    /// Ends with the last line of the log.
     listener: JoinHandle<()>,
-    /// Kept open where nobody reads it.
+    /// Kept open if the log is not read.
     _unread: Option<ChildStderr>,
 }
 
 impl Worker {
-    /// Starts it without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless the test
-    /// names one.
+    /// Starts the worker without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless
+    /// the test sets it.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_with(settings, true)
     }
 
-    /// As [`start`](Self::start), but nobody reads its log: it stalls once it has logged some 64
-    /// KiB.
+    /// Starts the worker as [`start`](Self::start) does, but does not read its log. It stalls once
+    /// it has logged about 64 KiB.
     pub(crate) fn start_unread(settings: &[(&str, &str)]) -> Self {
         Self::start_with(settings, false)
     }
@@ -64,14 +65,14 @@ impl Worker {
         Self { process, http_port, stderr, listener, _unread: unread }
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the worker and waits until it is ready.
     pub(crate) async fn start_ready(settings: &[(&str, &str)]) -> Self {
         let mut worker = Self::start(settings);
         worker.wait_ready().await;
         worker
     }
 
-    /// Waits for 200 of `/readyz`; panics with its log where it ends instead, or is not ready
+    /// Waits until `/readyz` returns 200. Panics with the log if the worker ends, or is not ready
     /// within 30 s.
     pub(crate) async fn wait_ready(&mut self) {
         let stderr = Arc::clone(&self.stderr);
@@ -90,7 +91,7 @@ impl Worker {
         .await;
     }
 
-    /// What it logged so far.
+    /// Returns the log so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
     }
@@ -103,7 +104,7 @@ impl Worker {
         self.process.pid()
     }
 
-    /// Status and body of a path of its HTTP address; `None` where nothing answers.
+    /// Returns status and body of a path at its HTTP address. Returns `None` if there is no answer.
     pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
         http_get(&format!("127.0.0.1:{}", self.http_port), path).await
     }
@@ -117,7 +118,7 @@ impl Worker {
         Metrics::parse(&body)
     }
 
-    /// SIGTERM, and waits for the end; panics where it takes longer than 40 s.
+    /// Sends SIGTERM and waits for the end. Panics if it takes longer than 40 s.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
         self.process.signal("TERM");
         self.wait_exit(Duration::from_secs(40)).await
@@ -127,20 +128,20 @@ impl Worker {
         self.process.signal(name);
     }
 
-    /// Waits for it to end by itself; from then on `stderr` has all that it said.
+    /// Waits for the worker to end by itself. Afterwards `stderr` returns the whole log.
     pub(crate) async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         let status = wait_for(deadline, "the worker ends", async || self.process.exited()).await;
         wait_until(deadline, "its last line is read", async || self.listener.is_finished()).await;
         status
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends `kill -9`, and waits for the end.
     pub(crate) fn kill(mut self) {
         self.process.kill();
     }
 }
 
-/// What `/metrics` said: each series as written (`name{label="value"}`) and its value.
+/// The output of `/metrics`: each series as written (`name{label="value"}`), and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Metrics(pub(crate) BTreeMap<String, f64>);
 
@@ -153,7 +154,8 @@ impl Metrics {
         Self(series.collect())
     }
 
-    /// The sum of the series of this name that carry all these labels; 0 where there is none.
+    /// Returns the sum of the series of this name that have all these labels, or 0 if there are
+    /// none.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let wanted: Vec<String> =
             labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
@@ -165,7 +167,7 @@ impl Metrics {
     }
 }
 
-/// A plain HTTP/1.1 GET.
+/// Sends a plain HTTP/1.1 GET, and returns status and body.
 pub(crate) async fn http_get(addr: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = tokio::net::TcpStream::connect(addr).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");

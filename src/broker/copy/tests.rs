@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::super::convert::tests::{delivery, table};
 use super::*;
+use crate::event::Origin;
 
 const FRAME_MAX: u32 = 131_072;
 

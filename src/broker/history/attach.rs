@@ -11,6 +11,7 @@ use super::super::consume::consume;
 use super::super::convert::{long, short};
 use super::super::failure::{BrokerError, HistoryProblem, Refusal};
 use super::super::link::{ANSWER_TIMEOUT, Link, answered};
+use super::super::reply_text;
 
 /// The consumer's argument that says where to attach, and the header of each delivery that holds
 /// its offset.
@@ -75,7 +76,7 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
         // A refusal to close is no news.
         Ok(_) => drop(answered(channel.close(200, "bye".into())).await),
         Err(error) => match Refusal::from(&error) {
-            Refusal::Differs(words) if words.contains("replica") => {
+            Refusal::Differs(words) if reply_text::has_no_replica(&words) => {
                 return Err(BrokerError::Unreachable(format!(
                     "{words}: name a node that has one in UNSTALE_AMQP_URL, or give this one a replica (rabbitmq-streams add_replica)"
                 )));
@@ -117,11 +118,8 @@ pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {
     match Refusal::from(error) {
         Refusal::Missing(words) => problem(HistoryProblem::Missing, words),
         Refusal::Forbidden(words) => problem(HistoryProblem::Forbidden, words),
-        Refusal::Differs(words) if words.contains(STREAM_OFFSET) => not_a_stream(queue),
-        // The queue is known, and none of its nodes can serve it.
-        Refusal::Passing(words)
-            if words.contains("NOT_FOUND") || words.contains("INTERNAL_ERROR") =>
-        {
+        Refusal::Differs(words) if reply_text::is_not_a_stream(&words) => not_a_stream(queue),
+        Refusal::Passing(words) if reply_text::is_unserved(&words) => {
             problem(HistoryProblem::Broken, words)
         }
         // On a cluster: the node has no replica, or not yet. Another node of the list may have one.

@@ -11,6 +11,7 @@ use lapin::types::AMQPValue;
 use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
+use super::super::reply_text::is_internal_error;
 use super::survey::{attach_all, comes, comes_before};
 use super::{History, cause};
 
@@ -31,7 +32,7 @@ impl Failures {
     /// Notes an end of the connection, if the cause says that the broker failed. Returns whether it
     /// does.
     pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
-        let failed = is_failure(cause);
+        let failed = is_internal_error(cause);
         if failed {
             self.count = if self.at == at { self.count + 1 } else { 1 };
             self.at = at;
@@ -46,11 +47,6 @@ impl Failures {
     pub(super) fn forget(&mut self) {
         self.count = 0;
     }
-}
-
-/// Returns whether a connection ended because the broker itself failed.
-pub(super) fn is_failure(cause: &str) -> bool {
-    cause.contains("INTERNAL_ERROR")
 }
 
 /// The outcome of attaching at a place.
@@ -133,7 +129,7 @@ impl History {
             Ok(attached) => Ok(attached),
             Err(error) => {
                 let cause = self.cause_of(&error).await;
-                if is_failure(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
+                if is_internal_error(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
             }
         }
     }

@@ -18,8 +18,9 @@ use tokio::time::{Instant, sleep};
 use super::super::convert::long;
 use super::super::failure::BrokerError;
 use super::super::link::{ANSWER_TIMEOUT, answered};
+use super::super::reply_text::is_internal_error;
 use super::attach::{self, Reading, given};
-use super::behind::{Attached, is_failure, long_long};
+use super::behind::{Attached, long_long};
 use super::{Connected, History};
 
 /// A chunk has at most so many messages (osiris keeps their number in 16 bits), and the last one is
@@ -118,7 +119,7 @@ impl History {
         let surveyed = match surveyed {
             Err(error) => {
                 let cause = self.cause_of(&error).await;
-                if is_failure(&cause) { self.survey_apart(places).await } else { Err(error) }
+                if is_internal_error(&cause) { self.survey_apart(places).await } else { Err(error) }
             }
             surveyed => surveyed,
         };

@@ -5,6 +5,7 @@
 -- `survived:<id>` of one whose heal did not come to its end, though the worker did not die of it.
 -- Other fields: `broker`, and `broker:<id>` for that of a worker, `census`,
 -- `ended:<id>` of a worker that consumes nothing any more, `history_born`,
+-- `retry_step:<delay>` for when workers last used that retry step,
 -- `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
 -- `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and what heals beside live workers
 -- need.

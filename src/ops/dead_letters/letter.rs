@@ -84,7 +84,7 @@ impl Letter {
             .as_ref()
             .and_then(|death| Timestamp::from_second(i64::try_from(death.time_s?).ok()?).ok());
         let told_time = copy.and_then(|copy| copy.time?.parse().ok());
-        let signed = copy.filter(|_| message.origin == Origin::Worker);
+        let signed = copy.filter(|_| message.origin.is_republished());
         let earlier =
             signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {

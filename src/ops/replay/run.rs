@@ -11,7 +11,8 @@ use super::progress::{Next, Step, TakenOver};
 use super::report::{Report, Rest};
 use super::resolver::{EVENT_TIME, Messages, Resolver, Rules, Unresolved};
 use super::{FENCE_MARGIN, Observer, Replay};
-use crate::broker::{Backoff, BrokerError, Delivery, History};
+use crate::backoff::Backoff;
+use crate::broker::{BrokerError, Delivery, History, RECONNECT_PAUSES};
 use crate::cache::Cache;
 use crate::ops::Pace;
 use crate::registry::Registry;
@@ -298,7 +299,7 @@ impl<O: Observer> Run<'_, O> {
     /// Until the broker is there again; an error says why it will not be, that it was waited for
     /// long enough, or that we are to stop.
     async fn reconnect(&mut self, mut error: BrokerError) -> Result<(), Cause> {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(RECONNECT_PAUSES);
         let stop = self.applier.stop;
         // A connection that can be made again is no progress: the next read may fail as well.
         let fails_since = *self.fails_since.get_or_insert_with(Instant::now);

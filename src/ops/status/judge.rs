@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::facts::{
     BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
 };
+use crate::broker::reply_text;
 
 /// A delivery in hand for longer than an outage is held (60 s), twice over, is stuck.
 const STUCK_S: f64 = 120.0;
@@ -196,7 +197,7 @@ fn judge_broker(
             "there is no history",
             "workers declare it within half a minute, unless UNSTALE_DECLARE=none; or set UNSTALE_HISTORY=off where the broker has no streams",
         ),
-        HistoryFacts::Unknown(words) if words.contains("ACCESS_REFUSED") => {
+        HistoryFacts::Unknown(words) if reply_text::is_access_refused(words) => {
             findings.problem(format!("the history cannot be looked at: {words}"), GRANT);
         }
         HistoryFacts::Unknown(words) => findings.problem(format!("the broker does not serve the history: {words}"), BROKEN_HISTORY),
@@ -217,7 +218,7 @@ fn judge_queue(
 ) {
     if let Some(words) = &queue.unknown {
         let advice =
-            if words.contains("ACCESS_REFUSED") { GRANT } else { "look at the broker's log" };
+            if reply_text::is_access_refused(words) { GRANT } else { "look at the broker's log" };
         findings.problem(format!("`{}` cannot be looked at: {words}", queue.name), advice);
         return;
     }

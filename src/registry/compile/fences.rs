@@ -7,6 +7,13 @@ use super::super::model::{Entry, Family, Pattern, Rule, RuleBody, VersionRule};
 
 use super::super::template::unbound_array;
 
+/// Shapes that one rule compares with its keys, for each event. Above it, all of the rule's keys
+/// are fenced.
+const SHAPES_MAX: usize = 64;
+
+/// Steps that comparing the shapes of a registry may take: some 50 ms.
+const STEPS_MAX: u64 = 10_000_000;
+
 /// What one versioned rule writes, and whose version orders it.
 struct Written {
     keys: Vec<KeyShape>,
@@ -43,8 +50,9 @@ impl Index {
     }
 }
 
-/// Tells each `delete` and `warm` which keys of its own some versioned rule of the same family may
-/// write.
+/// Sets for each `delete` and `warm` which of its keys a versioned rule of the same family may
+/// write. Where that takes too long to find, or too many shapes, it is all of them: a fence too
+/// many costs a key in Redis, and a fence too few leaves a stale value.
 pub(super) fn find(entries: &mut [Entry]) {
     let mut written = Index::default();
     entries
@@ -52,6 +60,7 @@ pub(super) fn find(entries: &mut [Entry]) {
         .filter(|entry| !entry.retired)
         .flat_map(written_by)
         .for_each(|rule| written.insert(rule));
+    let mut steps = STEPS_MAX;
     for entry in entries.iter_mut() {
         let Some(version) = &entry.version else { continue };
         let families = families(version, &entry.name);
@@ -61,18 +70,41 @@ pub(super) fn find(entries: &mut [Entry]) {
             {
                 continue;
             }
-            let own: Vec<KeyShape> = keys(rule).collect();
-            let of_family = written
-                .find(&families)
-                .filter(|written| may_be_one(&written.families, &families))
-                .flat_map(|written| &written.keys);
-            for shape in of_family {
-                if !rule.written.contains(shape) && own.iter().any(|own| own.meets(shape)) {
-                    rule.written.push(shape.clone());
+            let found = written_keys(rule, &written, &families, &mut steps);
+            rule.written = found.unwrap_or_else(|| vec![KeyShape::any()]);
+        }
+    }
+}
+
+/// Returns what versioned rules of a family write that may be a key of the rule's. `None`: it is
+/// too much.
+fn written_keys(
+    rule: &Rule,
+    written: &Index,
+    families: &Option<KeyShape>,
+    steps: &mut u64,
+) -> Option<Vec<KeyShape>> {
+    let own: Vec<KeyShape> = keys(rule).collect();
+    let mut found: Vec<KeyShape> = Vec::new();
+    for written in written.find(families) {
+        if !may_be_one(&written.families, families, steps)? {
+            continue;
+        }
+        for shape in &written.keys {
+            for own in &own {
+                if own.meets(shape, steps)? {
+                    if !found.contains(shape) {
+                        found.push(shape.clone());
+                    }
+                    break;
                 }
+            }
+            if found.len() > SHAPES_MAX {
+                return None;
             }
         }
     }
+    Some(found)
 }
 
 fn written_by(entry: &Entry) -> impl Iterator<Item = Written> + '_ {
@@ -96,8 +128,15 @@ fn families(version: &VersionRule, entry: &str) -> Option<KeyShape> {
     }
 }
 
-fn may_be_one(first: &Option<KeyShape>, second: &Option<KeyShape>) -> bool {
-    first.as_ref().zip(second.as_ref()).is_none_or(|(first, second)| first.meets(second))
+fn may_be_one(
+    first: &Option<KeyShape>,
+    second: &Option<KeyShape>,
+    steps: &mut u64,
+) -> Option<bool> {
+    match (first, second) {
+        (Some(first), Some(second)) => first.meets(second, steps),
+        _ => Some(true),
+    }
 }
 
 /// The family of an event whose rules name none: its type without the last word.
@@ -283,5 +322,22 @@ events:
         };
         assert_eq!(hash("e"), hash("e"));
         assert_ne!(hash("e"), hash("f"));
+    }
+
+    #[test]
+    fn a_delete_that_many_rules_may_write_is_fenced_whatever_its_key() {
+        let fenced = |writes: usize| {
+            let writes: String = (0..writes)
+                .map(|at| format!("      - {{ write: 'w{at}:{{id}}', value: {{}} }}\n"))
+                .collect();
+            let text = format!(
+                "defaults: {{ ttl: 1h }}\nevents:\n  a.set:\n    version: '{{rev}}'\n    effects:\n{writes}  \
+                 a.gone: {{ version: '{{rev}}', effects: [{{ delete: '{{id}}:{{kind}}' }}] }}\n"
+            );
+            let data = r#"{"rev":1,"id":"q","kind":"z"}"#;
+            resolve(&registry(&text), "a.gone", "1", data).effects[0].version.is_some()
+        };
+        assert!(!fenced(super::SHAPES_MAX), "no rule writes `q:z`");
+        assert!(fenced(super::SHAPES_MAX + 1));
     }
 }

@@ -47,8 +47,10 @@ impl TextPatterns {
         if self.bytes >= MAX_BYTES_TOGETHER {
             return Err(PatternRefused::TooMany);
         }
-        let (compiled, bytes) = TextPattern::compile(pattern).map_err(PatternRefused::Wrong)?;
+        let (compiled, bytes) = TextPattern::compile(pattern);
+        // Refused patterns count too: each attempt takes time in proportion.
         self.bytes += bytes;
+        let compiled = compiled.map_err(PatternRefused::Wrong)?;
         if self.bytes > MAX_BYTES_TOGETHER {
             return Err(PatternRefused::TooMany);
         }
@@ -60,28 +62,29 @@ impl TextPatterns {
 
 impl TextPattern {
     /// Compiles a pattern. Returns it with about the bytes that it takes: the first power of two
-    /// that was enough.
-    fn compile(pattern: &str) -> Result<(Self, usize), String> {
+    /// that was enough, or the limit where none was.
+    fn compile(pattern: &str) -> (Result<Self, String>, usize) {
         let mut bytes = MIN_COMPILED_BYTES;
-        let regex = loop {
+        let compiled = loop {
             match RegexBuilder::new(pattern).size_limit(bytes).build() {
-                Ok(regex) => break regex,
+                Ok(regex) => {
+                    let sixteenths_per_byte = sixteenths_per_byte(pattern);
+                    break Ok(Self { regex, sixteenths_per_byte });
+                }
                 Err(regex::Error::CompiledTooBig(_)) if bytes < MAX_COMPILED_BYTES => bytes *= 2,
                 Err(regex::Error::CompiledTooBig(_)) => {
-                    return Err("it becomes too large: fewer or smaller repetitions, or (?-u) for ASCII alone".to_owned());
+                    break Err("it becomes too large: fewer or smaller repetitions, or (?-u) for \
+                               ASCII alone"
+                        .to_owned());
                 }
                 Err(other) => {
-                    return Err(other
-                        .to_string()
-                        .lines()
-                        .last()
-                        .unwrap_or_default()
-                        .trim_start_matches("error: ")
-                        .to_owned());
+                    let text = other.to_string();
+                    let line = text.lines().last().unwrap_or_default();
+                    break Err(line.trim_start_matches("error: ").to_owned());
                 }
             }
         };
-        Ok((Self { regex, sixteenths_per_byte: sixteenths_per_byte(pattern) }, bytes))
+        (compiled, bytes)
     }
 
     pub(super) fn is_match(&self, text: &str) -> bool {
@@ -91,5 +94,21 @@ impl TextPattern {
     /// Returns the units of work for a text of that many bytes.
     pub(super) fn work(&self, bytes: usize) -> u64 {
         8 + (bytes as u64).saturating_mul(self.sixteenths_per_byte) / 16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_that_are_refused_count_towards_the_common_size() {
+        let mut patterns = TextPatterns::default();
+        let outcomes: Vec<bool> = (0..40)
+            .map(|at| patterns.compile(&["^\\p{L}{1,200}", &at.to_string(), "$"].concat()))
+            .map(|compiled| matches!(compiled, Err(PatternRefused::TooMany)))
+            .collect();
+        assert!(!outcomes[0], "the first says what is wrong with it");
+        assert_eq!(outcomes.iter().filter(|too_many| !**too_many).count(), 16);
     }
 }

@@ -508,8 +508,19 @@ fn loading_takes_time_in_proportion_to_the_files() {
             )
         )
     };
+    let versioned = |verb: &str, count| {
+        joined(count / 2, |at| format!("{{{verb}: 'x{at}:{{k}}aaaa{{l}}'}}"), ",")
+            .replace("'}", if verb == "write" { "', value: {}}" } else { "'}" })
+    };
+    let fenced = |count| {
+        format!(
+            "defaults: {{ttl: 1h}}\nevents:\n  a.b: {{version: '{{rev}}', effects: [{}]}}\n  a.c: {{version: '{{rev}}', effects: [{}]}}\n",
+            versioned("write", count),
+            versioned("delete", count).replace("'x", "'{k}:")
+        )
+    };
     type Make<'m> = &'m dyn Fn(usize) -> String;
-    let makers: [(&str, &str, Make<'_>); 8] = [
+    let makers: [(&str, &str, Make<'_>); 9] = [
         ("data", "a.yaml", &with_data),
         ("references", "a.yaml", &with_references),
         ("minified", "a.json", &minified),
@@ -518,6 +529,7 @@ fn loading_takes_time_in_proportion_to_the_files() {
         ("nested anchors", "a.yaml", &nested),
         ("warnings on one line", "a.json", &warnings),
         ("retired events", "a.yaml", &retired),
+        ("versioned rules", "a.yaml", &fenced),
     ];
     for (name, path, make) in makers {
         let cpu = |count: usize| {

@@ -6,19 +6,19 @@ fn event() -> [Delivery; 1] {
     [Delivery::of("events", "user.updated", b"{}")]
 }
 
-/// A look that saw the slow queue empty, and perhaps the main one.
+/// Returns a look that saw the slow queue empty, and possibly the main queue.
 fn look(began_ms: u64, main_empty: bool) -> Look {
     let began = UNIX_EPOCH + Duration::from_millis(began_ms);
     Look { began, main_empty, slow_empty: true, retries_empty_since: None }
 }
 
-/// The queue was seen empty at that time, and everything is read.
+/// Sees the queue empty at that time, with everything read.
 fn quiet(low: &Low, began_ms: u64) {
     low.looked(look(began_ms, true));
     low.change(|state| state.all_read(Instant::now() + LATER));
 }
 
-/// So long from now, after a look that saw both queues empty.
+/// Sees both queues empty, `delay` from now.
 fn seen_empty_in(low: &Low, delay: Duration) {
     let second = low.second(delay);
     low.change(|state| state.looked(look(0, true), second, Instant::now() + delay));
@@ -75,12 +75,12 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
     assert_eq!(bound_in(&low, Duration::from_secs(603) + OVERLAP), 900);
 }
 
-/// A deploy, or a dead worker: what those that are gone left waits nowhere.
+/// A deploy, or a dead worker: no message of the stopped workers waits anywhere.
 #[test]
 fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
     let low = Low::new();
     let before = Look { retries_empty_since: Some(Instant::now()), ..look(900, true) };
-    low.inherit(Some(200.into()), Duration::from_secs(600));
+    low.inherit(Some(200.into()), Duration::from_secs(600), true);
     quiet(&low, 900);
     assert!(low.waits_for_retries());
     low.looked(before);
@@ -120,7 +120,7 @@ fn a_session_that_ends_gives_back_what_nobody_has_read() {
 #[test]
 fn a_new_worker_answers_for_those_that_are_gone() {
     let low = Low::new();
-    low.inherit(Some(200.into()), Duration::ZERO);
+    low.inherit(Some(200.into()), Duration::ZERO, true);
     quiet(&low, 900);
     assert_eq!(low.now().time_ms, 200);
     seen_empty_in(&low, LATER);
@@ -133,7 +133,7 @@ fn a_new_worker_answers_for_those_that_are_gone() {
     );
 }
 
-/// The history's end was there so long ago.
+/// Samples the history's end, as of that long ago.
 fn sampled_before(low: &Low, ago: Duration, offset: u64) {
     low.change(|state| state.sampled(Instant::now().checked_sub(ago).unwrap(), offset));
 }
@@ -141,7 +141,7 @@ fn sampled_before(low: &Low, ago: Duration, offset: u64) {
 #[test]
 fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
     let low = Low::new();
-    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
+    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10, None);
     assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(10) });
     sampled_before(&low, Duration::from_secs(70), 20);
     sampled_before(&low, Duration::from_secs(5), 30);
@@ -160,7 +160,7 @@ fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
 #[test]
 fn a_stream_that_began_anew_is_healed_from_its_beginning() {
     let low = Low::new();
-    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10);
+    low.begin(UNIX_EPOCH + Duration::from_millis(500), 10, None);
     let _taken = low.take(&event());
     sampled_before(&low, Duration::from_secs(70), 20);
     sampled_before(&low, Duration::ZERO, 3);
@@ -170,14 +170,52 @@ fn a_stream_that_began_anew_is_healed_from_its_beginning() {
 #[test]
 fn after_a_heal_only_what_is_in_hand_lies_before_it() {
     let low = Low::new();
-    low.inherit(Some(200.into()), Duration::from_secs(600));
+    low.inherit(Some(200.into()), Duration::from_secs(600), true);
     assert!(!low.is_all_settled(), "copies of those that are gone may wait");
-    low.begin(UNIX_EPOCH + Duration::from_millis(900), 7);
+    low.begin(UNIX_EPOCH + Duration::from_millis(900), 7, None);
     assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
     assert!(low.is_all_settled());
     let taken = low.take(&event());
-    low.begin(UNIX_EPOCH + Duration::from_millis(1_900), 8);
+    low.begin(UNIX_EPOCH + Duration::from_millis(1_900), 8, None);
     assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(7) });
     assert!(!low.is_all_settled());
     taken.settled();
+}
+
+/// The heal applies neither the event in its queue nor the republished one.
+#[test]
+fn what_a_heal_left_out_keeps_it_back() {
+    let low = Low::new();
+    quiet(&low, 500);
+    low.copied(
+        LaneName::Main,
+        Duration::from_secs(3_600),
+        LowWatermark { time_ms: 300, offset: Some(4) },
+    );
+    low.begin(UNIX_EPOCH + Duration::from_millis(900), 10, Some(7));
+    assert_eq!(low.now(), LowWatermark { time_ms: 300, offset: Some(4) }, "it waits for its retry");
+    let waited = low.take(&event());
+    assert_eq!(
+        waited.bound_of(&event()[0]).offset,
+        Some(7),
+        "what comes first-hand now may be what was left out"
+    );
+    waited.settled();
+    low.begin(UNIX_EPOCH + Duration::from_millis(900), 10, None);
+    assert_eq!(low.now(), LowWatermark { time_ms: 900, offset: Some(10) }, "nothing was left out");
+}
+
+#[test]
+fn what_others_left_is_inherited_until_a_heal_has_applied_it() {
+    let low = Low::new();
+    low.inherit(None, Duration::ZERO, true);
+    assert_eq!(low.inherited(), None);
+    let lowest = LowWatermark { time_ms: 300, offset: Some(4) };
+    low.inherit(Some(lowest), Duration::ZERO, true);
+    quiet(&low, 900);
+    assert_eq!(low.inherited(), Some(lowest));
+    low.begin(UNIX_EPOCH + Duration::from_millis(900), 10, None);
+    assert_eq!(low.inherited(), None);
+    low.inherit(Some(lowest), Duration::ZERO, false);
+    assert_eq!(low.inherited(), None, "others live");
 }

@@ -1,46 +1,50 @@
-//! When which of the tags' sets is looked through.
+//! Determines when tag maintenance looks through which tag set.
 //!
-//! A scan of all keys finds the sets; it costs what there are keys, so it pauses the longer the
-//! longer it took. A set that was found to hold members whose keys were gone is looked through
-//! again without a scan, the sooner the more there were: what expires between two looks stays a
-//! small part of it, whatever its members' time to live.
+//! A scan of all keys finds the sets. Its cost grows with the number of keys, so the pause after it
+//! grows with its duration.
+//!
+//! A set that held dead members is looked through again without a scan, the sooner the more there
+//! were. So few members die between two looks, whatever their time to live.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The part of a set that may be gone between two looks. A set is within 1.2 × its live members
-/// while less than a sixth of it is.
+/// Share of a set that may die between two looks. A set has at most 1.2 × its live members while
+/// less than a sixth of it is dead.
 const SHARE_AIMED_AT: f64 = 0.08;
 
-/// From this part on, a set is looked through again by itself.
+/// Share of dead members from which a set is looked through again without a scan.
 const SHARE_WORTH_COMING_BACK: f64 = 0.02;
 
-/// After a set was first found to be worth it.
+/// Time before the second look at a set that reached this share for the first time.
 const FIRST_RETURN: Duration = Duration::from_secs(1);
 
-/// Between two looks at one set. Beyond the longest, the scan finds it as soon.
+/// Minimum and maximum time between two looks at one set. Beyond the maximum, the scan finds the
+/// set as soon.
 const RETURN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
 
-/// Sets that are looked through again by themselves. The others wait for the scan.
+/// Maximum number of sets that are looked through again without a scan. The others wait for the
+/// scan.
 const MAX_RETURNS: usize = 4_000;
 
-/// Between two scans, at least and at most; in between, so many times as long as the last one took.
+/// Minimum and maximum time between two scans. In between, the pause is `SCAN_PAUSE_IN_SCANS` times
+/// the last scan's duration.
 const SCAN_PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 const SCAN_PAUSE_IN_SCANS: u32 = 10;
 
-/// What to do next.
+/// The next step of the maintenance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Look for sets from there on.
+    /// Scans for sets from that cursor on.
     Scan(u64),
-    /// Look through a slice of a set.
+    /// Looks through a slice of a set.
     Slice {
-        /// Its key.
+        /// The key of the set.
         set: Vec<u8>,
-        /// Where in it.
+        /// The cursor in the set.
         cursor: u64,
     },
-    /// Nothing, until then.
+    /// Waits until then.
     Wait(Instant),
 }
 
@@ -53,14 +57,14 @@ struct Look {
     gone: u64,
 }
 
-/// A set to come back to.
+/// The next look at a set without a scan.
 #[derive(Debug, Clone, Copy)]
 struct Return {
     due: Instant,
     after: Duration,
 }
 
-/// What was found since the last report.
+/// Totals since the last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Found {
     pub(super) looks: u64,
@@ -68,10 +72,10 @@ pub(super) struct Found {
     pub(super) gone: u64,
 }
 
-/// The order of looks.
+/// The order of the looks.
 #[derive(Debug)]
 pub(super) struct Rounds {
-    /// A slice of each in turn, so that a huge set holds up no other.
+    /// The looks in progress. Each gets one slice in turn, so that a huge set delays no other.
     under_way: VecDeque<Look>,
     returns: HashMap<Vec<u8>, Return>,
     scan: Scan,
@@ -94,13 +98,13 @@ impl Rounds {
         }
     }
 
-    /// The next step; its outcome is told by [`scanned`](Self::scanned) or
+    /// Returns the next step. The caller reports its result with [`scanned`](Self::scanned) or
     /// [`sliced`](Self::sliced).
     pub(super) fn next(&mut self, now: Instant) -> Step {
         for (set, again) in &mut self.returns {
             if again.due <= now {
                 self.under_way.push_back(Look { set: set.clone(), ..Look::default() });
-                // Set anew when this look ends, however long it takes.
+                // Set again when this look ends, however long it takes.
                 again.due = now + Duration::from_secs(24 * 60 * 60);
             }
         }
@@ -123,8 +127,8 @@ impl Rounds {
         }
     }
 
-    /// A step of the scan found these sets. What was found since the last scan, where this one is
-    /// over.
+    /// Notes the sets that a step of the scan found. Returns the totals since the last scan if this
+    /// scan has ended.
     pub(super) fn scanned(&mut self, next: u64, sets: Vec<Vec<u8>>, now: Instant) -> Option<Found> {
         let unknown = sets.into_iter().filter(|set| !self.returns.contains_key(set));
         self.under_way.extend(unknown.map(|set| Look { set, ..Look::default() }));
@@ -139,7 +143,7 @@ impl Rounds {
         Some(std::mem::take(&mut self.found))
     }
 
-    /// A slice of the set at hand was looked through.
+    /// Notes that a slice of the current set was looked through.
     pub(super) fn sliced(&mut self, next: u64, looked: u64, gone: u64, now: Instant) {
         let Some(mut look) = self.under_way.pop_front() else { return };
         look.looked += looked;
@@ -154,7 +158,7 @@ impl Rounds {
         self.come_back(look, now);
     }
 
-    /// The set at hand cannot be looked through.
+    /// Notes that the current set cannot be looked through.
     pub(super) fn skipped(&mut self) {
         if let Some(look) = self.under_way.pop_front() {
             self.returns.remove(&look.set);
@@ -165,7 +169,7 @@ impl Rounds {
         #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]
         let share = look.gone as f64 / look.looked.max(1) as f64;
         let after = match self.returns.get(&look.set) {
-            // What is gone grows with the time between two looks.
+            // The number of dead members grows with the time between two looks.
             Some(again) if look.looked > 0 => {
                 again.after.mul_f64((SHARE_AIMED_AT / share.max(0.001)).clamp(0.25, 4.0))
             }
@@ -222,7 +226,7 @@ mod tests {
         assert!(matches!(rounds.next(now), Step::Wait(_)));
     }
 
-    /// Whatever the time in which members go, the part that is gone settles below a sixth.
+    /// The dead share settles below a sixth, whatever the members' time to live.
     #[test]
     fn what_goes_fast_is_looked_through_as_often_as_needed() {
         for lifetime in [SECOND, 10 * SECOND, 100 * SECOND, 1_000 * SECOND] {
@@ -236,7 +240,7 @@ mod tests {
                         rounds.scanned(0, vec![b"t".to_vec()], now);
                     }
                     Step::Slice { .. } => {
-                        // 1,000 live members, replaced once in a lifetime.
+                        // 1,000 live members, each replaced once in a lifetime.
                         let gone =
                             1_000.0 * (now - last_look).as_secs_f64() / lifetime.as_secs_f64();
                         last_look = now;

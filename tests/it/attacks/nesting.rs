@@ -1,5 +1,5 @@
-//! Headers nested as deep as a frame allows, from a client that speaks AMQP by hand: a library
-//! would overflow its own stack.
+//! What no library would publish, from a client that speaks AMQP by hand: headers nested as deep as
+//! a frame allows, and short texts that are not UTF-8.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,19 +35,26 @@ impl Raw {
     }
 
     async fn publish(&mut self, exchange: &str, routing_key: &str, headers: &[u8], body: &[u8]) {
+        let properties = [&(1_u16 << 13).to_be_bytes()[..], &long(headers)].concat();
+        self.publish_with(exchange, routing_key, &properties, body).await;
+    }
+
+    /// `properties`: the flags, and what they announce.
+    async fn publish_with(
+        &mut self,
+        exchange: &str,
+        routing_key: impl AsRef<[u8]>,
+        properties: &[u8],
+        body: &[u8],
+    ) {
         self.method(
             1,
             [60, 40],
             &[vec![0, 0], short(exchange), short(routing_key), vec![0]].concat(),
         )
         .await;
-        let content = [
-            &[0, 60, 0, 0][..],
-            &(body.len() as u64).to_be_bytes(),
-            &(1_u16 << 13).to_be_bytes(),
-            &long(headers),
-        ]
-        .concat();
+        let size = (body.len() as u64).to_be_bytes();
+        let content = [&[0, 60, 0, 0][..], &size, properties].concat();
         self.frame(2, 1, &content).await;
         self.frame(3, 1, body).await;
         // Closing the channel is answered behind all that came before.
@@ -78,8 +85,9 @@ impl Raw {
     }
 }
 
-fn short(text: &str) -> Vec<u8> {
-    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+fn short(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
+    [&[u8::try_from(text.len()).unwrap()], text].concat()
 }
 
 fn long(bytes: &[u8]) -> Vec<u8> {
@@ -136,6 +144,59 @@ async fn headers_nested_as_deep_as_a_frame_allows_end_no_worker() {
         }
         assert!(!victim.stage.exists("nested:7").await, "{name}: the event is applied");
     }
+    commands_end(&victim).await;
+    victim.survived().await;
+}
+
+/// Messages whose short texts are no UTF-8, by what is wrong with them.
+fn texts_that_are_not_utf_8() -> Vec<(&'static str, &'static [u8], Vec<u8>)> {
+    const BAD: &[u8] = b"\xff\xc3";
+    let property = |bit: u32| [&(1_u16 << bit).to_be_bytes()[..], &short(BAD)].concat();
+    let headers = |headers: &[u8]| [&(1_u16 << 13).to_be_bytes()[..], &long(headers)].concat();
+    let member = [&short(BAD)[..], b"t\x01"].concat();
+    let mut rows: Vec<(&str, &[u8], Vec<u8>)> = [
+        ("the content type", 15),
+        ("the content encoding", 14),
+        ("the correlation id", 10),
+        ("the message id", 7),
+        ("the app id", 3),
+        ("the cluster id", 2),
+    ]
+    .map(|(what, bit)| (what, &b"bytes.changed"[..], property(bit)))
+    .into();
+    rows.push(("a header's name", b"bytes.changed", headers(&member)));
+    let within = [&short("t")[..], b"F", &long(&member)].concat();
+    rows.push(("the name of a header's member", b"bytes.changed", headers(&within)));
+    rows.push(("the routing key", b"bytes.\xff\xc3", vec![0, 0]));
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_texts_that_are_not_utf_8_end_no_session() {
+    let victim = Victim::new(
+        &[("rules.yaml", r#"events: { "bytes.*": { effects: [ { delete: "bytes:{id}" } ] } }"#)],
+        &[],
+    )
+    .await;
+    let address = rabbitmq().await.addr();
+    for (what, routing_key, properties) in texts_that_are_not_utf_8() {
+        victim.stage.set("bytes:7", "old").await;
+        // An event that is applied, and one whose dead letter has the same texts.
+        for body in [&b"{\"id\":7}"[..], b"not JSON"] {
+            Raw::connect(&address)
+                .await
+                .publish_with(&victim.stage.exchange, routing_key, &properties, body)
+                .await;
+            victim.passes_innocent(what).await;
+        }
+        assert!(!victim.stage.exists("bytes:7").await, "{what}: the event is applied");
+    }
+    commands_end(&victim).await;
+    victim.survived().await;
+}
+
+/// Reads the dead letters and the history.
+async fn commands_end(victim: &Victim) {
     for command in [
         &["dlq", "list", "--json"][..],
         &["dlq", "show", "--json"],
@@ -152,5 +213,4 @@ async fn headers_nested_as_deep_as_a_frame_allows_end_no_worker() {
         let ended = unstale.output().await.expect("unstale runs");
         assert!(ended.status.code().is_some_and(|code| code < 2), "{command:?}: {ended:?}");
     }
-    victim.survived().await;
 }

@@ -1,13 +1,16 @@
 //! Events that went to the history alone while no worker ran: somebody deleted the main queue and
 //! declared it anew, unbound it or purged it.
 
+use std::time::Duration;
+
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
 use super::deleted::{RULES, all_applied, delete_queue, publish, seeded};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::wait_until;
+use crate::heal::stops::age_marks;
+use crate::support::{Worker, wait_until};
 
 /// Declares the main queue as the contract says, as Terraform or an import of definitions does.
 async fn declare_main(stage: &Stage, channel: &Channel) {
@@ -126,6 +129,81 @@ async fn a_queue_that_is_unbound_while_no_worker_runs_loses_nothing() {
         .await
         .unwrap();
     publish(&stage, 0..20).await;
+    start_and_make_up(&stage).await;
+}
+
+/// The schedule changes while an event waits for a step that no worker uses any more. It comes back
+/// all the same, and the marks hold how long it may wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let worker = stage.worker(&[("UNSTALE_RETRY_DELAYS", "9s")]).await;
+    let properties = BasicProperties::default().with_type("user.unknown".into());
+    stage.set("other:1", "old").await;
+    stage.publish_with("user.updated", properties, br#"{"id":1}"#).await;
+    let retry = ".retry.9s";
+    wait_until(SOON, "it waits for its retry", async || stage.ready(retry).await == 1).await;
+    assert!(worker.terminate().await.success());
+    let other = r#"events: { user.unknown: { effects: [ { delete: "other:{id}" } ] } }"#;
+    stage.write_schema("other.yaml", other);
+    let worker = stage.worker(&[("UNSTALE_RETRY_DELAYS", "50ms,1m")]).await;
+    let marks = format!("unstale:mark:{}", stage.queue);
+    wait_until(SOON, "both schedules are known", async || {
+        let noted: Vec<Option<u64>> = redis::cmd("HMGET")
+            .arg(&[marks.as_str(), "retry_step:9000", "retry_step:50", "retry_step:60000"])
+            .query_async(&mut stage.connection().await)
+            .await
+            .unwrap();
+        noted.iter().all(Option::is_some)
+    })
+    .await;
+    stage.wait_gone("other:1").await;
+    stage.wait_settled(&[&worker]).await;
+    wait_until(SOON, "nothing waits", async || stage.ready(retry).await == 0).await;
+    assert_eq!(stage.ready(".dead").await, 0, "{}", worker.stderr());
+    assert!(!worker.stderr().contains("while no worker ran"), "{}", worker.stderr());
+}
+
+/// Workers count as dead that have been silent for 10 s.
+const NOBODY_LIVES: Duration = Duration::from_secs(20);
+
+/// A stage whose workers were killed at once, so that none left a count. Users 0 to 19 are stale
+/// once their events are published.
+async fn killed() -> Stage {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    let workers = [stage.worker(&[]).await, stage.worker(&[]).await];
+    publish(&stage, 0..3).await;
+    stage.wait_settled(&[&workers[0], &workers[1]]).await;
+    workers.into_iter().for_each(Worker::kill);
+    wait_until(SOON, "they are gone", async || stage.consumers(&stage.queue).await == 0).await;
+    seeded(&stage, 0..20).await;
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_declared_anew_after_all_workers_were_killed_loses_nothing() {
+    let stage = killed().await;
+    let channel = stage.new_channel().await;
+    delete_queue(&channel, &stage.queue).await;
+    publish(&stage, 0..20).await;
+    declare_main(&stage, &channel).await;
+    age_marks(&stage, NOBODY_LIVES).await;
+    start_and_make_up(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_purged_after_all_workers_were_killed_loses_nothing() {
+    let stage = killed().await;
+    publish(&stage, 0..10).await;
+    wait_until(SOON, "they wait", async || stage.ready("").await == 10).await;
+    stage
+        .new_channel()
+        .await
+        .queue_purge(stage.queue.as_str().into(), QueuePurgeOptions::default())
+        .await
+        .unwrap();
+    publish(&stage, 10..20).await;
+    age_marks(&stage, NOBODY_LIVES).await;
     start_and_make_up(&stage).await;
 }
 

@@ -13,6 +13,7 @@ mod forged;
 mod headers;
 mod limits;
 mod load;
+mod memory;
 mod neighbours;
 mod order;
 mod outage;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use lapin::options::QueueDeleteOptions;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
 
 use super::{heals, mark_fields, publish, readable, seed, stage, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
@@ -29,6 +30,35 @@ async fn delete_history(stage: &Stage, worker: &Worker) {
     .await;
 }
 
+/// Deletes the history under a worker that declares nothing, and has an operator declare it anew.
+async fn replace_history(stage: &Stage, worker: &Worker) {
+    let history = format!("{}.history", stage.queue);
+    let channel = stage.new_channel().await;
+    channel.queue_delete(history.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    wait_until(MENDED, "the worker misses the history", async || {
+        worker.stderr().contains("the history cannot be used")
+    })
+    .await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(history.as_str().into(), durable, arguments).await.unwrap();
+    channel
+        .queue_bind(
+            history.as_str().into(),
+            stage.exchange.as_str().into(),
+            "user.updated".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    wait_until(MENDED, "the worker finds a history again", async || {
+        worker.stderr().contains("the history can be used again")
+    })
+    .await;
+}
+
 /// Whether the last heal calls itself complete.
 async fn is_complete(stage: &Stage) -> bool {
     let (_, heal) =
@@ -47,9 +77,13 @@ async fn status(stage: &Stage) -> String {
 }
 
 /// Redis goes back to before the history was declared anew, and before `later` events came to it.
-async fn a_heal_from_before_the_history(later: u32) {
+async fn a_heal_from_before_the_history(later: u32, declared_by_worker: bool) {
     let stage = stage().await;
-    let worker = stage.worker(&[]).await;
+    let mut worker = stage.worker(&[]).await;
+    if !declared_by_worker {
+        worker.terminate().await;
+        worker = stage.worker(&[("UNSTALE_DECLARE", "none")]).await;
+    }
     wait_marks(&stage, 1).await;
     publish(&stage, 3).await;
     stage.wait_settled(&[&worker]).await;
@@ -58,7 +92,11 @@ async fn a_heal_from_before_the_history(later: u32) {
     publish(&stage, SOME).await;
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&worker]).await;
-    delete_history(&stage, &worker).await;
+    if declared_by_worker {
+        delete_history(&stage, &worker).await;
+    } else {
+        replace_history(&stage, &worker).await;
+    }
     for _ in 0..later {
         stage.publish("user.updated", r#"{"id":9999}"#).await;
     }
@@ -82,12 +120,17 @@ async fn a_heal_from_before_the_history(later: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_over_a_history_that_is_empty_since_is_not_complete() {
-    a_heal_from_before_the_history(0).await;
+    a_heal_from_before_the_history(0, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_over_a_history_that_has_grown_again_is_not_complete() {
-    a_heal_from_before_the_history(50).await;
+    a_heal_from_before_the_history(50, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_over_a_history_that_an_operator_declared_anew_is_not_complete() {
+    a_heal_from_before_the_history(50, false).await;
 }
 
 /// The worker that declared it is gone.

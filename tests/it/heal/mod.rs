@@ -12,7 +12,7 @@ mod identity;
 mod large;
 mod marks;
 mod restores;
-mod stops;
+pub(crate) mod stops;
 mod workers;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

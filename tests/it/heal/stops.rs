@@ -95,7 +95,7 @@ async fn reach_of_a_heal(stage: &Stage, what: &str, workers: &[&Worker]) -> Dura
 }
 
 /// Marks as if nobody had run for so long.
-async fn age_marks(stage: &Stage, by: Duration) {
+pub(crate) async fn age_marks(stage: &Stage, by: Duration) {
     let by = u64::try_from(by.as_millis()).unwrap();
     for (field, mark) in mark_fields(stage).await {
         let parts: Vec<u64> = mark.split(':').map_while(|part| part.parse().ok()).collect();

@@ -1,0 +1,108 @@
+//! Keeps this worker's checkpoint in Redis, from before it consumes until it ends. Once a second
+//! the checkpoint moves on, shows whether Redis lost writes, and covers events that stopped workers
+//! left unapplied.
+
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use super::healing::outage;
+use super::{Shared, birth, brokers};
+use crate::cache::{CommandError, Outage, Tick};
+
+/// Time between two moves of the checkpoint.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Time after which a worker notes again which retry steps it uses.
+const STEPS_NOTED_EVERY: Duration = Duration::from_secs(60);
+
+/// Maximum time for the last write to the checkpoints.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Moves the checkpoint on while Redis can be used; never returns.
+pub(super) async fn tick(shared: &Shared) -> Infallible {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut covered = Vec::new();
+    let mut steps_noted: Option<Instant> = None;
+    loop {
+        shared.gate.open().await;
+        ticks.tick().await;
+        let found = match tick_once(shared, &mut covered).await {
+            Ok(Tick::NotEntered) => continue,
+            Ok(Tick::Good(marks)) => {
+                if steps_noted.is_some_and(|at| at.elapsed() < STEPS_NOTED_EVERY) {
+                    continue;
+                }
+                match shared.cache.note_steps(&shared.config.amqp.retry_delays, &marks).await {
+                    Ok(()) => {
+                        steps_noted = Some(Instant::now());
+                        continue;
+                    }
+                    Err(error) => outage(error),
+                }
+            }
+            Ok(Tick::WentBack) => Outage::went_back(),
+            Ok(Tick::Replaced) => Outage::replaced(),
+            Ok(Tick::ToHeal) => {
+                Outage::new("another worker found that Redis has lost writes that it had confirmed")
+            }
+            Err(error) => outage(error),
+        };
+        covered.clear();
+        // By this the lanes notice the outage.
+        shared.cache.give_up(&found);
+        shared.gate.close(&found);
+    }
+}
+
+/// Moves the checkpoint on once. `covered` lists stopped workers whose events this worker's
+/// checkpoint covers as of this tick.
+async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
+    let Shared { cache, low, owed, .. } = shared;
+    let tick = cache.tick(low.now()).await?;
+    if let Tick::Good(marks) = &tick {
+        low.set_lowest(marks.lowest());
+        let knows_others = !marks.steps_but(&shared.config.amqp.retry_delays).is_empty();
+        shared.knows_other_steps.store(knows_others, Ordering::Relaxed);
+        birth::note(shared, marks).await?;
+        brokers::note(shared, marks).await?;
+        if !covered.is_empty() {
+            cache.take_over(covered).await?;
+        }
+        let gone: Vec<String> =
+            marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
+        if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
+            low.take_over(bound, shared.longest_wait(marks));
+        }
+        *covered = gone;
+        owed.saw(
+            marks.owed().all,
+            marks.unhealed_by(shared.live.load().registry.digest()).is_some(),
+        );
+        shared.metrics.set_heal_owed(owed.any());
+    }
+    Ok(tick)
+}
+
+/// Gives up the turn to heal, if this worker has it. The next worker then need not wait, and counts
+/// no death.
+pub(super) async fn give_turn_up(shared: &Shared) {
+    let given_up = async {
+        if shared.cache.heals() {
+            let _ = shared.cache.yield_heal_of(shared.cache.id()).await;
+        }
+        shared.owed.stop_healing().await;
+    };
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
+}
+
+/// Removes this worker's checkpoint, once everything is settled or requeued.
+pub(super) async fn leave(shared: &Shared) {
+    give_turn_up(shared).await;
+    let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
+    // Otherwise another worker takes over after 10 s.
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
+}

@@ -1,0 +1,92 @@
+//! Reads deliveries that arrive in the main lane, as far as a batch may take them, or puts them
+//! back.
+
+use crate::broker::{Delivery, Lane, LaneName, SessionEnded};
+use crate::worker::Shared;
+use crate::worker::resolver::{FirstLook, Heavy};
+use crate::worker::suspects::Suspects;
+use crate::worker::unread::Unread;
+
+/// The lane, and the cover of the deliveries that it has not handed out.
+pub(super) struct Arrivals<'l> {
+    pub(super) lane: &'l mut Lane,
+    unread: Unread,
+}
+
+impl<'l> Arrivals<'l> {
+    /// Returns the arrivals of a lane.
+    pub(super) fn new(lane: &'l mut Lane) -> Self {
+        Self { lane, unread: Unread::default() }
+    }
+
+    /// Reports that the loop runs. Counts and covers the deliveries in the connection's buffer.
+    pub(super) fn beat(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
+        shared.readiness.beat();
+        self.lane.take_in()?;
+        self.unread.are_only(&shared.low, self.lane.not_given_out());
+        self.count(shared);
+        Ok(())
+    }
+
+    /// Counts the deliveries in flight and returns their number.
+    pub(super) fn count(&self, shared: &Shared) -> usize {
+        let in_flight = self.lane.in_flight();
+        shared.in_flight.set(LaneName::Main, in_flight);
+        in_flight
+    }
+
+    /// Ends the cover of unread deliveries once all of them are handed out.
+    pub(super) fn uncover(&mut self) {
+        if !self.unread.is_empty() && !self.lane.has_left_over() {
+            self.unread.are_none();
+        }
+    }
+
+    /// Reads arrived deliveries, as many as a batch may take in the loop, and puts the rest back.
+    /// Returns `None` if all of them are suspected poison messages.
+    pub(super) fn read(
+        &mut self,
+        shared: &Shared,
+        suspects: &mut Suspects<'_>,
+        mut arrived: Vec<Delivery>,
+    ) -> Option<FirstLook> {
+        self.count(shared);
+        suspects.take_from(shared, &mut arrived);
+        if arrived.is_empty() {
+            return None;
+        }
+        let (read, left) = shared.main_resolver.read(shared, arrived);
+        self.unread.put_back(&shared.low, &left);
+        self.lane.put_back(left);
+        Some(read)
+    }
+
+    /// Puts back a delivery that is not to be read now. The lane hands it out again before all
+    /// others.
+    pub(super) fn put_back(&mut self, shared: &Shared, heavy: Heavy) {
+        // Covers it first, so that it is covered all the time.
+        self.unread.put_back(&shared.low, heavy.deliveries());
+        self.lane.put_back(heavy.into_deliveries());
+    }
+
+    /// Waits for the next deliveries if more may be taken, otherwise for the end of the session.
+    pub(super) async fn next_or_end(
+        &mut self,
+        takes: bool,
+        max: usize,
+    ) -> Result<Vec<Delivery>, SessionEnded> {
+        if takes {
+            self.lane.next_batch_of(|_| true, max).await
+        } else {
+            Err(self.lane.end().await)
+        }
+    }
+
+    /// Notifies the low watermark if no delivery is left unread.
+    pub(super) fn note_if_all_read(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
+        if self.lane.all_read()? {
+            shared.low.all_read();
+        }
+        Ok(())
+    }
+}
