@@ -17,7 +17,7 @@
 //! - [`cli`]: the commands. `ops`: what the commands do on the servers.
 //! - [`reader`]: read-through for Rust applications that read the cache.
 //! - [`config`]: settings. [`telemetry`]: logs and metrics. `http`: the endpoints for both.
-//! - [`reason`], [`quantity`], `printable`, `tls`, `descriptors`: small parts without dependencies.
+//! - [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small common parts.
 //!
 //! `event`, `registry` and `plan` use no socket, no clock and no runtime.
 //!

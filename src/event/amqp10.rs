@@ -52,7 +52,7 @@ fn read(body: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
 
 fn cut_off() -> Malformed {
     Malformed(Cow::Borrowed(
-        "the body claims to be AMQP 1.0 and its sections do not read: publish the JSON in one data section",
+        "the AMQP 1.0 sections of the body cannot be read: publish the JSON in one data section",
     ))
 }
 
@@ -151,14 +151,14 @@ mod tests {
             (b"\x00\x53\x77\xc0\x01\x00", "amqp-value section with a list"),
             (b"\x00\x53\x77\x53\x07", "amqp-value section with a number"),
             (b"\x00\x53\x76\x45", "amqp-sequence section"),
-            (b"\x00\x53\x77\xa1\x03{}", "do not read"),
-            (b"\x00\x53\x77\xb1\xff\xff\xff\xff{}", "do not read"),
-            (b"\x00\x53\x75\x40", "do not read"),
-            (b"\x00\x53\x21\xa1\x02{}", "do not read"),
-            (b"\x00\xa3\x01x\xa1\x02{}", "do not read"),
-            (b"\x00", "do not read"),
-            (b"\x00\x53\x77", "do not read"),
-            (b"\x00\x53\x77\x00", "do not read"),
+            (b"\x00\x53\x77\xa1\x03{}", "cannot be read"),
+            (b"\x00\x53\x77\xb1\xff\xff\xff\xff{}", "cannot be read"),
+            (b"\x00\x53\x75\x40", "cannot be read"),
+            (b"\x00\x53\x21\xa1\x02{}", "cannot be read"),
+            (b"\x00\xa3\x01x\xa1\x02{}", "cannot be read"),
+            (b"\x00", "cannot be read"),
+            (b"\x00\x53\x77", "cannot be read"),
+            (b"\x00\x53\x77\x00", "cannot be read"),
         ] {
             let text = text_of(body);
             assert!(text.contains(part), "{body:x?}: {text}");

@@ -160,7 +160,7 @@ impl<'a> Draft<'a> {
         }
         if event_type.starts_with("unstale.") {
             return Err(Malformed(Cow::Borrowed(
-                "types under `unstale.` are reserved: name the event otherwise",
+                "types under `unstale.` are reserved: choose another name for the event",
             )));
         }
         let id = self

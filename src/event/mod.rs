@@ -71,13 +71,13 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Returns whether a worker or `dlq replay` made the message, so that every header of ours in
-    /// it is believed.
+    /// Returns whether a worker or `dlq replay` published the message, so that all our headers
+    /// count.
     pub fn is_republished(self) -> bool {
         self == Self::Worker
     }
 
-    /// Returns whether headers of ours say how the event in the message is read.
+    /// Returns whether our headers define how the event is read.
     pub fn says_how_to_read(self) -> bool {
         self != Self::Publisher
     }

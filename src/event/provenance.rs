@@ -5,8 +5,8 @@ use super::{Form, HeaderValue, Message, header};
 /// The content of a republished message's headers.
 ///
 /// A publisher's headers can reach the default exchange too: through the broker's dead-lettering, a
-/// shovel or the management UI. Therefore the signature decides which headers count
-/// ([`Origin`](super::Origin)).
+/// shovel or the management UI. Therefore the signature decides which headers count:
+/// [`Origin`](super::Origin).
 ///
 /// Without a signature, only the headers that define how the event is read count, since messages of
 /// an older worker are unsigned. The others count as absent, so all effects are done.
@@ -73,9 +73,9 @@ impl<'a> Provenance<'a> {
         })
     }
 
-    /// Returns the positions still to do by the rules of that digest, which yield so many effects.
-    /// `None` means all of them: positions count only for the rules that counted them, and only
-    /// where all of them exist.
+    /// Returns the positions that are still to do under that registry, whose rules yield this
+    /// number of effects. `None` means all of them: the list counts only if it refers to this
+    /// registry and all its positions exist.
     pub fn effects_by(self, registry_digest: &str, effects: usize) -> Option<Vec<u32>> {
         let positions = self.effects.filter(|_| self.registry == Some(registry_digest))?;
         positions.iter().all(|position| (*position as usize) < effects).then_some(positions)

@@ -35,13 +35,13 @@ const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 /// The field of a panic that may have several lines.
 const BACKTRACE: &str = "backtrace";
 
-/// Why logging does not start.
+/// Reason why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogsError {
-    /// The directives cannot be read.
+    /// The directives are invalid.
     #[error(transparent)]
     Directives(#[from] ParseError),
-    /// Logging has been started before.
+    /// Logging was started before.
     #[error(transparent)]
     Started(#[from] TryInitError),
 }
@@ -49,7 +49,7 @@ pub(crate) enum LogsError {
 /// Starts logging, for panics too.
 ///
 /// # Errors
-/// The directives are invalid, or logging was started before.
+/// [`LogsError`] if the directives are invalid, or logging was started before.
 pub(crate) fn init(directives: &str, format: LogFormat) -> Result<(), LogsError> {
     tracing_subscriber::registry()
         .with(layer(filter(directives)?, format, std::io::stderr))

@@ -174,8 +174,8 @@ impl Metrics {
         Self(Arc::new(inner))
     }
 
-    /// Returns the handles of one registry: rules by [`RuleId`](crate::registry::RuleId), event definitions by their index.
-    /// Counts whose labels remain go on.
+    /// Returns the handles of one registry: rules by [`RuleId`](crate::registry::RuleId), event
+    /// definitions by their index. Counts whose labels remain go on.
     pub fn for_registry<'n>(
         &self,
         digest: &str,
