@@ -2,12 +2,17 @@
 //! the others go back in their order.
 //!
 //! What the obvious way loses: a prefetch of 0 delivers 2,000 letters, a prefetch has 16 bits, a
-//! nack of many scrambles them. So: channels of 50,000, one filled after the other; at the end all
-//! consumers are cancelled first, then the channels are closed in order of their opening, each once
-//! the letters of the one before it are back.
+//! nack of many scrambles them. So: channels of up to 50,000, one filled after the other; at the
+//! end all consumers are cancelled first, then the channels are closed in order of their opening,
+//! each once the letters of the one before it are back.
+//!
+//! Letters may have bodies of megabytes. So the connection reads only [`AHEAD_BYTES`] ahead of its
+//! reader, and the next channel takes as many letters as are likely to fit into that.
 
+mod channels;
 mod death;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -29,10 +34,15 @@ use super::names::Names;
 use super::origin::Origins;
 use super::permitted::refused_read;
 use super::signature::Signer;
+use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
+use channels::Sizes;
 
 /// Letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
+
+/// Bytes that the connection reads ahead of its reader, beside one letter.
+const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Nothing came for so long: are there any left? Somebody else may have taken them. A busy broker
 /// takes seconds to send the first of 50,000, and meanwhile none of them counts as ready.
@@ -61,6 +71,7 @@ pub struct DeadLetter {
 pub struct DeadLetters {
     /// Before the channels: dropped, the socket is shut first, and nothing is said about them.
     link: Link,
+    allowance: Arc<Allowance>,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
     /// The queue that is looked through.
@@ -68,6 +79,7 @@ pub struct DeadLetters {
     quiet: Duration,
     origins: Origins,
     readings: Vec<Reading>,
+    sizes: Sizes,
     total: u32,
     left: u32,
     most_looks: u64,
@@ -78,7 +90,8 @@ pub struct DeadLetters {
 #[derive(Debug)]
 struct Reading {
     channel: Channel,
-    consumer: Consumer,
+    /// `None` once it is cancelled.
+    consumer: Option<Consumer>,
     prefetch: usize,
     /// Given out and not acknowledged.
     held: usize,
@@ -121,8 +134,10 @@ impl DeadLetters {
         signer: &Signer,
     ) -> Result<Result<Self, Refusal>, BrokerError> {
         let signal = EndSignal::new();
-        let blocked = std::sync::Arc::new(watch::Sender::new(false));
-        let link = Link::connect(config, " dlq", &signal, &blocked).await?;
+        let blocked = Arc::new(watch::Sender::new(false));
+        let allowance = Arc::new(Allowance::new(AHEAD_BYTES));
+        let link =
+            Link::connect_throttled(config, " dlq", &signal, &blocked, Some(&allowance)).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
         let total = match count_or_refusal(&link, queue).await? {
             Ok(total) => total,
@@ -135,12 +150,14 @@ impl DeadLetters {
         let origins = Origins::new(signer, &names);
         Ok(Ok(Self {
             link,
+            allowance,
             ended: signal.subscribe(),
             names,
             queue: queue.to_owned(),
             quiet,
             origins,
             readings: Vec::new(),
+            sizes: Sizes::default(),
             total,
             left: total,
             most_looks: 0,
@@ -187,7 +204,7 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: when it is not there.
     pub async fn find_main(&self) -> Result<(), BrokerError> {
-        match count_or_refusal(&self.link, &self.names.main).await? {
+        match self.allowance.granting(count_or_refusal(&self.link, &self.names.main)).await? {
             Err(Refusal::Forbidden(_)) => Ok(()),
             Err(refusal) => Err(explained(&self.names.main, refusal)),
             Ok(_) => Ok(()),
@@ -200,9 +217,9 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: also when they may not be looked at.
     pub async fn waiting_for_workers(&self) -> Result<u32, BrokerError> {
-        Ok(count(&self.link, &self.names.main)
-            .await?
-            .saturating_add(count(&self.link, &self.names.slow).await?))
+        let main = self.allowance.granting(count(&self.link, &self.names.main)).await?;
+        let slow = self.allowance.granting(count(&self.link, &self.names.slow)).await?;
+        Ok(main.saturating_add(slow))
     }
 
     /// The next letters in the queue's order, `max` at most; none at the end. Letters that
@@ -222,54 +239,73 @@ impl DeadLetters {
                 self.open().await?;
             }
             let epoch = self.readings.len() as u64 - 1;
-            let Some(reading) = self.readings.last_mut() else { break };
-            let next = if batch.is_empty() {
+            let Some(Reading { consumer: Some(consumer), held, .. }) = self.readings.last_mut()
+            else {
+                break;
+            };
+            let mut next = consumer.next().now_or_never();
+            // More is granted only where nothing has arrived, and only for the first of a batch:
+            // the batch then is no larger than what may be read ahead, beside one letter.
+            if next.is_none() && !batch.is_empty() {
+                break;
+            }
+            let quiet = sleep(self.quiet);
+            tokio::pin!(quiet);
+            while next.is_none() && !quiet.is_elapsed() {
+                self.allowance.took_all();
                 tokio::select! {
                     biased;
                     ended = self.ended.wait_for(Option::is_some) => {
                         return Err(ended.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| SessionEnded::new("dropped by us")));
                     }
-                    next = timeout(self.quiet, reading.consumer.next()) => match next {
-                        Ok(next) => next,
-                        Err(_) => {
-                            if ready(&self.link, &self.queue).await? == 0 {
-                                self.left = 0;
-                            }
-                            continue;
-                        }
-                    },
+                    first = consumer.next() => next = Some(first),
+                    () = &mut quiet => {}
+                    () = sleep(GRANT_INTERVAL) => {}
                 }
-            } else {
-                let Some(next) = reading.consumer.next().now_or_never() else { break };
-                next
+            }
+            let Some(next) = next else {
+                if self.ready().await? == 0 {
+                    self.left = 0;
+                }
+                continue;
             };
             let delivery = next.ok_or_else(|| {
                 SessionEnded::new(
                     "the broker cancelled the consumer: the queue was deleted or has moved",
                 )
             })??;
-            reading.held += 1;
+            *held += 1;
             self.left -= 1;
+            self.sizes.came();
             let mut delivery = Delivery::new(epoch, delivery);
             self.origins.establish(&mut delivery);
             self.most_looks = self.most_looks.max(delivery.delivery_count());
             batch.push(death::read(delivery, &self.names));
         }
+        if batch.is_empty() {
+            // What comes later is not looked at, and needs no room.
+            self.cancel().await?;
+        }
         Ok(batch)
     }
 
     async fn open(&mut self) -> Result<(), SessionEnded> {
-        let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
-        let channel = self.link.channel().await?;
+        let prefetch = self.sizes.next(self.allowance.read_bytes(), self.left, self.channel_max);
+        let channel = self.allowance.granting(self.link.channel()).await?;
         let queue =
             short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        let consumer =
-            answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
+        let consuming = answered(consume(&channel, 1, queue, prefetch, FieldTable::default()));
+        let consumer = Some(self.allowance.granting(consuming).await?);
         self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
         Ok(())
     }
 
-    /// Takes letters out of the queue for good; waits until the broker has read that.
+    async fn ready(&self) -> Result<u32, SessionEnded> {
+        self.allowance.granting(ready(&self.link, &self.queue)).await
+    }
+
+    /// Takes letters out of the queue for good; waits until the broker has read that, unless so
+    /// much is on its way that the answer would come behind it.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -291,7 +327,8 @@ impl DeadLetters {
                 // Its answer comes behind the acknowledgements. Without it, those of several
                 // batches are on their way when the program is killed.
                 let prefetch = u16::try_from(reading.prefetch).unwrap_or(u16::MAX);
-                answered(reading.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+                let asked = reading.channel.basic_qos(prefetch, BasicQosOptions::default());
+                self.allowance.within(answered(asked)).await.transpose()?;
             }
             reading.held -= taken;
         }
@@ -316,31 +353,43 @@ impl DeadLetters {
     /// As of [`close`](Self::close).
     pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
         self.give_back().await?;
-        self.total = ready(&self.link, &self.queue).await?;
+        self.total = self.ready().await?;
         self.left = self.total;
         Ok(())
     }
 
-    async fn give_back(&mut self) -> Result<(), SessionEnded> {
-        let mut readings = std::mem::take(&mut self.readings);
-        for reading in &mut readings {
-            answered(
-                reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default()),
-            )
-            .await?;
+    /// Ends all consumers. What is on its way is held until its channel is closed.
+    async fn cancel(&mut self) -> Result<(), SessionEnded> {
+        for reading in &mut self.readings {
+            let Some(mut consumer) = reading.consumer.take() else { continue };
+            let tag = consumer.tag();
+            let cancelled =
+                answered(reading.channel.basic_cancel(tag, BasicCancelOptions::default()));
             // lapin ends the stream when the broker has confirmed, behind everything that came
-            // before.
-            while let Some(unread) = reading.consumer.next().await {
-                unread?;
-                reading.held += 1;
-            }
+            // before. Read meanwhile, that takes no room.
+            let drained = async {
+                while let Some(unread) = consumer.next().await {
+                    unread?;
+                    reading.held += 1;
+                }
+                Ok(())
+            };
+            self.allowance.granting(async { tokio::try_join!(cancelled, drained) }).await?;
         }
-        let mut back = ready(&self.link, &self.queue).await?;
+        Ok(())
+    }
+
+    async fn give_back(&mut self) -> Result<(), SessionEnded> {
+        self.cancel().await?;
+        let readings = std::mem::take(&mut self.readings);
+        self.sizes = Sizes::default();
+        // From here on nothing large is on its way.
+        let mut back = self.ready().await?;
         let mut patient = true;
         for reading in &readings {
             // Thousands of letters go back: that takes its time.
             let closed = reading.channel.close(200, "bye".into());
-            timeout(ANSWER_TIMEOUT, closed)
+            timeout(ANSWER_TIMEOUT, self.allowance.granting(closed))
                 .await
                 .map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
             // The broker answers before the queue has heard of it, and the queue hears of two
@@ -356,7 +405,7 @@ impl DeadLetters {
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
-            let ready = ready(&self.link, &self.queue).await?;
+            let ready = self.ready().await?;
             if ready >= letters {
                 return Ok(true);
             }

@@ -12,7 +12,6 @@ mod survey;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicAckOptions;
@@ -25,7 +24,7 @@ use super::failure::{BrokerError, SessionEnded};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::prefetch::Prefetch;
-use super::throttle::Allowance;
+use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
 use attach::{STREAM_OFFSET, has_replica, offset};
 use behind::Failures;
@@ -47,9 +46,6 @@ const AHEAD_BYTES: u64 = 16 << 20;
 /// Bytes that a connection reads ahead where reading may kill: what has been read is then what is
 /// noted.
 const CAUTIOUS_AHEAD_BYTES: u64 = 64 << 10;
-
-/// Time between two grants of more bytes while a message is waited for.
-const GRANT_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Most bytes of bodies in one batch, beside the last one.
 const BATCH_BYTES: usize = 8 << 20;
