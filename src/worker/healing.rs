@@ -113,6 +113,12 @@ impl<'s> Healer<'s> {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
                     let is_alone = !marks.others_consume(cache.id());
                     low.inherit(marks.lowest(), self.shared.longest_wait(&marks), is_alone);
+                    if marks.lowest().is_some() {
+                        info!(
+                            from = %from(&marks), is_alone,
+                            "no heal is needed: Redis holds what workers left; should it lose writes now, a heal begins there"
+                        );
+                    }
                 }
                 return Ok(());
             }

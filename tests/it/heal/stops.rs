@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::beside::status;
 use super::{heals, mark_fields, on, publish, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Proxy, Redis, Worker, full_runs, rabbitmq, wait_until};
@@ -33,6 +34,10 @@ async fn assert_no_heal(workers: &[&Worker]) {
         assert_eq!(heals(worker).await, 0.0, "{}", worker.stderr());
         assert!(!worker.stderr().contains("applying the history again"), "{}", worker.stderr());
     }
+}
+
+async fn wait_said(worker: &Worker, words: &str) {
+    wait_until(SOON, words, async || worker.stderr().contains(words)).await;
 }
 
 /// The earliest time that a mark covers, before now.
@@ -123,8 +128,11 @@ async fn an_hour_without_workers_heals_nothing() {
     assert!(one.terminate().await.success() && other.terminate().await.success());
     age_marks(&stage, Duration::from_secs(3_600)).await;
     publish(&stage, SOME).await;
+    let shown = status(&stage).await;
+    assert!(shown.contains("no worker runs") && shown.contains("200 events waiting"), "{shown}");
     let next = stage.worker(&[]).await;
     stage.wait_settled(&[&next]).await;
+    wait_said(&next, "no heal is needed: Redis holds what workers left").await;
     assert_no_heal(&[&next]).await;
     assert!(
         covered(&stage).await > Duration::from_secs(3_500),
@@ -163,6 +171,8 @@ async fn fewer_workers_heal_nothing() {
     assert!(one.terminate().await.success());
     publish(&stage, SOME).await;
     stage.wait_settled(&[&other]).await;
+    wait_said(&other, "workers=1").await;
+    assert!(other.stderr().contains("stopped in order: this worker's"), "{}", other.stderr());
     assert_no_heal(&[&other]).await;
     let back = reach_of_a_heal(&stage, "a scale-down", &[&other]).await;
     assert!(back < Duration::from_secs(60), "{back:?}");
@@ -193,6 +203,7 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
             .count()
     };
     wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_said(&living, "silent for 10 s, so they were killed").await;
     assert_no_heal(&[&living]).await;
     let back = reach_of_a_heal(&stage, "kill -9 of a worker", &[&living]).await;
     assert!(back < Duration::from_secs(60), "{back:?}");
