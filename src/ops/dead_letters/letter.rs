@@ -15,6 +15,10 @@ const EARLIER_MAX: usize = 10;
 /// there.
 const NO_REASON: &str = "unknown";
 
+/// Most bytes of a text that a letter keeps: those of publishers have any size, and letters are held
+/// together. Texts of workers are shorter.
+const TEXT_MAX_BYTES: usize = 4 << 10;
+
 /// A dead letter without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
@@ -63,15 +67,15 @@ impl Letter {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let copy = provenance.as_ref();
-        let text = |value: Option<&str>| value.map(str::to_owned);
+        let text = |value: Option<&str>| value.map(cut);
         let told_type = copy.and_then(|copy| copy.event_type).filter(|name| !name.is_empty());
         let told_id = copy.and_then(|copy| copy.event_id);
         let decoded = match (told_type, told_id) {
-            (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
+            (Some(event_type), Some(id)) => Some((cut(event_type), cut(id))),
             _ => event_of(dead, reading),
         };
         let (event_type, id) = decoded.unzip();
-        let routing_key = copy.map_or(delivery.routing_key(), |copy| copy.routing_key).to_owned();
+        let routing_key = cut(copy.map_or(delivery.routing_key(), |copy| copy.routing_key));
         let told_reason = copy.and_then(|copy| copy.reason);
         let reason = dead
             .death
@@ -89,7 +93,7 @@ impl Letter {
             signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {
             tag: delivery.tag(),
-            reason: reason.to_owned(),
+            reason: cut(reason),
             error: text(copy.and_then(|copy| copy.error)),
             event_type: event_type.or(text(told_type)).unwrap_or_else(|| routing_key.clone()),
             id: id.or(text(told_id)).or(text(message.properties.message_id)),
@@ -100,7 +104,7 @@ impl Letter {
             arrived_after: text(copy.and_then(|copy| copy.arrived_after)),
             arrived_offset: copy.and_then(|copy| copy.arrived_offset),
             attempts: copy.map_or(0, |copy| copy.attempt),
-            exchange: copy.map_or(delivery.exchange(), |copy| copy.exchange).to_owned(),
+            exchange: cut(copy.map_or(delivery.exchange(), |copy| copy.exchange)),
             effects: copy.and_then(|copy| Some((copy.effects.clone()?, copy.registry?.to_owned()))),
             registry: text(copy.and_then(|copy| copy.registry)),
             unsigned: message.origin == Origin::Unsigned,
@@ -156,16 +160,37 @@ impl Letter {
     }
 }
 
+/// Returns the beginning of a text, with a sign that it goes on where it does.
+fn cut(text: &str) -> String {
+    if text.len() <= TEXT_MAX_BYTES {
+        return text.to_owned();
+    }
+    let end = (0..=TEXT_MAX_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
 /// Type and id of the event. A letter may be here because reading it panics: then it has neither.
 fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         match decode(&dead.delivery.message(), reading) {
             Ok(Decoded::Event(event) | Decoded::Bodiless(event)) => {
-                Some((event.event_type.into_owned(), event.id.into_owned()))
+                Some((cut(&event.event_type), cut(&event.id)))
             }
             Ok(Decoded::Tombstone) | Err(_) => None,
         }
     }))
     .ok()
     .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let most = "é".repeat(TEXT_MAX_BYTES / 2);
+        assert_eq!(cut(&most), most);
+        assert_eq!(cut(&format!("a{most}")), format!("a{}…", &most[2..]));
+    }
 }

@@ -29,7 +29,9 @@ async fn publish_large(stage: &Stage, small: u32, large: u32) {
     {
         headers.insert(name.into(), AMQPValue::LongString(value.into()));
     }
-    headers.insert("x-note".into(), AMQPValue::LongString("n".repeat(110_000).into()));
+    for name in ["x-note", "unstale-error", "unstale-event-id"] {
+        headers.insert(name.into(), AMQPValue::LongString("n".repeat(40_000).into()));
+    }
     let padding = "x".repeat(BODY_BYTES - 64);
     let mut confirms = Vec::new();
     for id in 0..small + large {
