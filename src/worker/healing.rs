@@ -308,10 +308,10 @@ impl<'s> Healer<'s> {
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
             Healed::Applied { .. } if record.is_none() => {}
-            Healed::Applied { events, effects, passed_over, .. } => {
+            Healed::Applied { events, effects, begin, passed_over, .. } => {
                 let complete = record.as_ref().is_some_and(|record| record.complete);
                 self.shared.metrics.healed();
-                info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
+                info!(%from, first_offset = begin, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
                 if !passed_over.is_empty() {
                     error!(offsets = ?passed_over, "{LEFT_OUT}");
                 } else if !complete {
