@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn small_letters_widen_it_and_large_ones_do_not() {
-        assert_eq!(channels(20_000, 300, 50_000), [40, 320, 2_560, 17_080]);
-        assert_eq!(channels(100, 1 << 20, 50_000)[..3], [16, 3, 3]);
+        assert_eq!(channels(20_000, 300, 50_000), [40, 320, 2_560, 13_981, 3_099]);
+        assert_eq!(channels(100, 1 << 20, 50_000)[..3], [16, 4, 4]);
         assert_eq!(channels(20, 1 << 30, 50_000), [&[16][..], &[1; 4]].concat());
         assert_eq!(channels(3_000, 300, 700), [16, 128, 700, 700, 700, 700, 56]);
     }
