@@ -8,12 +8,17 @@
 //! - A prefetch has 16 bits.
 //! - A nack of many letters scrambles them.
 //!
-//! So the reader fills channels of 50,000 letters, one after the other. At the end it cancels all
-//! consumers first. Then it closes the channels in the order of their opening, each once the
+//! So the reader fills channels of up to 50,000 letters, one after the other. At the end it cancels
+//! all consumers first. Then it closes the channels in the order of their opening, each once the
 //! letters of the previous one are back.
+//!
+//! Letters may have bodies of megabytes. So the connection reads only [`AHEAD_BYTES`] ahead of its
+//! reader, and the next channel takes as many letters as are likely to fit into that.
 
+mod channels;
 mod death;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -35,10 +40,15 @@ use super::names::Names;
 use super::origin::Origins;
 use super::permitted::refused_read;
 use super::signature::Signer;
+use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
+use channels::Sizes;
 
 /// Maximum number of letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
+
+/// Bytes that the connection reads ahead of its reader, beside one letter.
+const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Time without a delivery after which the reader checks if any letters are left.
 ///
@@ -72,6 +82,7 @@ pub struct DeadLetters {
     /// First field: a drop then shuts the socket before the channels, and nothing is sent about
     /// them.
     link: Link,
+    allowance: Arc<Allowance>,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
     /// Queue that is read.
@@ -79,6 +90,7 @@ pub struct DeadLetters {
     quiet: Duration,
     origins: Origins,
     readings: Vec<Reading>,
+    sizes: Sizes,
     total: u32,
     left: u32,
     most_looks: u64,
@@ -89,7 +101,8 @@ pub struct DeadLetters {
 #[derive(Debug)]
 struct Reading {
     channel: Channel,
-    consumer: Consumer,
+    /// `None` once it is cancelled.
+    consumer: Option<Consumer>,
     prefetch: usize,
     /// Letters given out and not acknowledged.
     held: usize,
@@ -135,8 +148,10 @@ impl DeadLetters {
         signer: &Signer,
     ) -> Result<Result<Self, Refusal>, BrokerError> {
         let signal = EndSignal::new();
-        let blocked = std::sync::Arc::new(watch::Sender::new(false));
-        let link = Link::connect(config, " dlq", &signal, &blocked).await?;
+        let blocked = Arc::new(watch::Sender::new(false));
+        let allowance = Arc::new(Allowance::new(AHEAD_BYTES));
+        let link =
+            Link::connect_throttled(config, " dlq", &signal, &blocked, Some(&allowance)).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
         let total = match count_or_refusal(&link, queue).await? {
             Ok(total) => total,
@@ -149,12 +164,14 @@ impl DeadLetters {
         let origins = Origins::new(signer, &names);
         Ok(Ok(Self {
             link,
+            allowance,
             ended: signal.subscribe(),
             names,
             queue: queue.to_owned(),
             quiet,
             origins,
             readings: Vec::new(),
+            sizes: Sizes::default(),
             total,
             left: total,
             most_looks: 0,
@@ -205,7 +222,7 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: when the queue does not exist.
     pub async fn find_main(&self) -> Result<(), BrokerError> {
-        match count_or_refusal(&self.link, &self.names.main).await? {
+        match self.allowance.granting(count_or_refusal(&self.link, &self.names.main)).await? {
             Err(Refusal::Forbidden(_)) => Ok(()),
             Err(refusal) => Err(explained(&self.names.main, refusal)),
             Ok(_) => Ok(()),
@@ -217,9 +234,9 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`]: also when the user may not look at them.
     pub async fn waiting_for_workers(&self) -> Result<u32, BrokerError> {
-        Ok(count(&self.link, &self.names.main)
-            .await?
-            .saturating_add(count(&self.link, &self.names.slow).await?))
+        let main = self.allowance.granting(count(&self.link, &self.names.main)).await?;
+        let slow = self.allowance.granting(count(&self.link, &self.names.slow)).await?;
+        Ok(main.saturating_add(slow))
     }
 
     /// Returns the next letters in the queue's order, `max` at most; none at the end.
@@ -241,55 +258,73 @@ impl DeadLetters {
                 self.open().await?;
             }
             let epoch = self.readings.len() as u64 - 1;
-            let Some(reading) = self.readings.last_mut() else { break };
-            let next = if batch.is_empty() {
+            let Some(Reading { consumer: Some(consumer), held, .. }) = self.readings.last_mut()
+            else {
+                break;
+            };
+            let mut next = consumer.next().now_or_never();
+            // More is granted only where nothing has arrived, and only for the first of a batch:
+            // the batch then is no larger than what may be read ahead, beside one letter.
+            if next.is_none() && !batch.is_empty() {
+                break;
+            }
+            let quiet = sleep(self.quiet);
+            tokio::pin!(quiet);
+            while next.is_none() && !quiet.is_elapsed() {
+                self.allowance.took_all();
                 tokio::select! {
                     biased;
                     ended = self.ended.wait_for(Option::is_some) => {
                         return Err(ended.ok().and_then(|cause| cause.clone()).unwrap_or_else(|| SessionEnded::new("dropped by us")));
                     }
-                    next = timeout(self.quiet, reading.consumer.next()) => match next {
-                        Ok(next) => next,
-                        Err(_) => {
-                            if ready(&self.link, &self.queue).await? == 0 {
-                                self.left = 0;
-                            }
-                            continue;
-                        }
-                    },
+                    first = consumer.next() => next = Some(first),
+                    () = &mut quiet => {}
+                    () = sleep(GRANT_INTERVAL) => {}
                 }
-            } else {
-                let Some(next) = reading.consumer.next().now_or_never() else { break };
-                next
+            }
+            let Some(next) = next else {
+                if self.ready().await? == 0 {
+                    self.left = 0;
+                }
+                continue;
             };
             let delivery = next.ok_or_else(|| {
                 SessionEnded::new(
                     "the broker cancelled the consumer: the queue was deleted or has moved",
                 )
             })??;
-            reading.held += 1;
+            *held += 1;
             self.left -= 1;
+            self.sizes.came();
             let mut delivery = Delivery::new(epoch, delivery);
             self.origins.establish(&mut delivery);
             self.most_looks = self.most_looks.max(delivery.delivery_count());
             batch.push(death::read(delivery, &self.names));
         }
+        if batch.is_empty() {
+            // What comes later is not looked at, and needs no room.
+            self.cancel().await?;
+        }
         Ok(batch)
     }
 
     async fn open(&mut self) -> Result<(), SessionEnded> {
-        let prefetch = u16::try_from(self.left).unwrap_or(u16::MAX).min(self.channel_max);
-        let channel = self.link.channel().await?;
+        let prefetch = self.sizes.next(self.allowance.read_bytes(), self.left, self.channel_max);
+        let channel = self.allowance.granting(self.link.channel()).await?;
         let queue =
             short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
-        let consumer =
-            answered(consume(&channel, 1, queue, prefetch, FieldTable::default())).await?;
+        let consuming = answered(consume(&channel, 1, queue, prefetch, FieldTable::default()));
+        let consumer = Some(self.allowance.granting(consuming).await?);
         self.readings.push(Reading { channel, consumer, prefetch: usize::from(prefetch), held: 0 });
         Ok(())
     }
 
-    /// Removes letters from the queue for good, and waits until the broker has read the
-    /// acknowledgements.
+    async fn ready(&self) -> Result<u32, SessionEnded> {
+        self.allowance.granting(ready(&self.link, &self.queue)).await
+    }
+
+    /// Removes letters from the queue for good. Waits until the broker has read the
+    /// acknowledgements, unless so much is on its way that the answer would come behind it.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -311,7 +346,8 @@ impl DeadLetters {
                 // The answer comes after the acknowledgements. Without it, those of several batches
                 // are still on their way if the program is killed.
                 let prefetch = u16::try_from(reading.prefetch).unwrap_or(u16::MAX);
-                answered(reading.channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+                let asked = reading.channel.basic_qos(prefetch, BasicQosOptions::default());
+                self.allowance.within(answered(asked)).await.transpose()?;
             }
             reading.held -= taken;
         }
@@ -337,30 +373,43 @@ impl DeadLetters {
     /// As for [`close`](Self::close).
     pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
         self.give_back().await?;
-        self.total = ready(&self.link, &self.queue).await?;
+        self.total = self.ready().await?;
         self.left = self.total;
         Ok(())
     }
 
-    async fn give_back(&mut self) -> Result<(), SessionEnded> {
-        let mut readings = std::mem::take(&mut self.readings);
-        for reading in &mut readings {
-            answered(
-                reading.channel.basic_cancel(reading.consumer.tag(), BasicCancelOptions::default()),
-            )
-            .await?;
-            // lapin ends the stream when the broker has confirmed, after all earlier deliveries.
-            while let Some(unread) = reading.consumer.next().await {
-                unread?;
-                reading.held += 1;
-            }
+    /// Ends all consumers. What is on its way is held until its channel is closed.
+    async fn cancel(&mut self) -> Result<(), SessionEnded> {
+        for reading in &mut self.readings {
+            let Some(mut consumer) = reading.consumer.take() else { continue };
+            let tag = consumer.tag();
+            let cancelled =
+                answered(reading.channel.basic_cancel(tag, BasicCancelOptions::default()));
+            // lapin ends the stream when the broker has confirmed, behind everything that came
+            // before. Read meanwhile, that takes no room.
+            let drained = async {
+                while let Some(unread) = consumer.next().await {
+                    unread?;
+                    reading.held += 1;
+                }
+                Ok(())
+            };
+            self.allowance.granting(async { tokio::try_join!(cancelled, drained) }).await?;
         }
-        let mut back = ready(&self.link, &self.queue).await?;
+        Ok(())
+    }
+
+    async fn give_back(&mut self) -> Result<(), SessionEnded> {
+        self.cancel().await?;
+        let readings = std::mem::take(&mut self.readings);
+        self.sizes = Sizes::default();
+        // From here on nothing large is on its way.
+        let mut back = self.ready().await?;
         let mut patient = true;
         for reading in &readings {
             // Thousands of letters go back, which takes time.
             let closed = reading.channel.close(200, "bye".into());
-            timeout(ANSWER_TIMEOUT, closed)
+            timeout(ANSWER_TIMEOUT, self.allowance.granting(closed))
                 .await
                 .map_err(|_| SessionEnded::new("no answer to the closing of a channel"))??;
             // The broker answers before the queue knows of the close, and the queue learns of two
@@ -378,7 +427,7 @@ impl DeadLetters {
     async fn has_back(&self, letters: u32) -> Result<bool, SessionEnded> {
         let (mut seen, mut since) = (0, Instant::now());
         loop {
-            let ready = ready(&self.link, &self.queue).await?;
+            let ready = self.ready().await?;
             if ready >= letters {
                 return Ok(true);
             }

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -22,8 +22,12 @@ use futures_util::Stream;
 use futures_util::future::Either;
 use futures_util::task::AtomicWaker;
 use rustls_connector::AsyncTlsStream;
+use tokio::time::timeout;
 
 use super::nesting::Levelled;
+
+/// Time between two grants of more bytes while something is waited for.
+pub(super) const GRANT_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Bytes that a connection may still read. The reader grants more as it takes data.
 #[derive(Debug)]
@@ -56,6 +60,35 @@ impl Allowance {
         let limit = self.read_bytes.load(Ordering::Acquire).saturating_add(self.window_bytes);
         self.limit_bytes.fetch_max(limit, Ordering::AcqRel);
         self.stopped.wake();
+    }
+
+    /// Awaits what the broker answers, and grants a window again and again until it does: the
+    /// answer comes behind all that was sent before.
+    pub(super) async fn granting<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        loop {
+            self.took_all();
+            if let Ok(answer) = timeout(GRANT_INTERVAL, &mut answer).await {
+                return answer;
+            }
+        }
+    }
+
+    /// Awaits what the broker answers, as long as the connection may read; `None` once it may not.
+    pub(super) async fn within<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = pin!(answer);
+        loop {
+            match timeout(GRANT_INTERVAL, &mut answer).await {
+                Ok(answer) => return Some(answer),
+                Err(_) if self.left() == 0 => return None,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns how many bytes were read so far.
+    pub(super) fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Acquire)
     }
 
     fn left(&self) -> usize {
@@ -288,6 +321,23 @@ mod tests {
             allowance.took_all();
             assert_eq!(read_on(&mut socket, vectored).await, 1_000);
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_behind_more_than_a_window_comes_only_by_grants() {
+        let allowance = Arc::new(Allowance::new(10));
+        let mut socket = Throttled { socket: Endless, allowance: Some(Arc::clone(&allowance)) };
+        let mut answer = pin!(async {
+            let (mut buffer, mut read) = ([0; 64], 0);
+            while read < 35 {
+                read +=
+                    poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut buffer)).await.unwrap();
+            }
+            read
+        });
+        assert_eq!(allowance.within(&mut answer).await, None);
+        assert_eq!(allowance.read_bytes(), 10);
+        assert_eq!(allowance.granting(&mut answer).await, 40);
     }
 
     #[tokio::test]

@@ -117,7 +117,10 @@ fn write_text(status: &Status, findings: &Findings, out: &mut impl Write) -> io:
             redis.replicas.map_or_else(String::new, |count| format!(", replicas: {count}"));
         writeln!(out, "\nRedis  {}  {version}, {role}{replicas}", redis.address)?;
         if redis.workers.is_empty() {
-            writeln!(out, "\nno worker has reported in the last 30 s")?;
+            writeln!(
+                out,
+                "\nno worker runs: none has reported within 30 s, or all have stopped since"
+            )?;
         } else {
             write_workers(status, out)?;
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
 
 use super::healing::outage;
 use super::{Shared, birth, brokers};
@@ -74,6 +75,7 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
         }
         let gone: Vec<String> =
             marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
+        log_gone(&gone);
         if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
             low.take_over(bound, shared.longest_wait(marks));
         }
@@ -85,6 +87,25 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
         shared.metrics.set_heal_owed(owed.any());
     }
     Ok(tick)
+}
+
+/// Logs what became of workers that are gone. Those that stopped in order left another field.
+fn log_gone(fields: &[String]) {
+    let stopped = fields.iter().filter(|field| field.contains(':')).count();
+    let silent = fields.len() - stopped;
+    if stopped > 0 {
+        info!(
+            workers = stopped,
+            "stopped in order: this worker's checkpoint covers what they left"
+        );
+    }
+    if silent > 0 {
+        warn!(
+            workers = silent,
+            "silent for 10 s, so they were killed or cannot reach Redis: their events go to other \
+             workers, and this worker's checkpoint covers them; no heal is needed"
+        );
+    }
 }
 
 /// Gives up the turn to heal, if this worker has it. The next worker then need not wait, and counts

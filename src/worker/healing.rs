@@ -118,6 +118,12 @@ impl<'s> Healer<'s> {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
                     let is_alone = !marks.others_consume(cache.id());
                     low.inherit(marks.lowest(), self.shared.longest_wait(&marks), is_alone);
+                    if marks.lowest().is_some() {
+                        info!(
+                            from = %from(&marks), is_alone,
+                            "no heal is needed: Redis holds what workers left; should it lose writes now, a heal begins there"
+                        );
+                    }
                 }
                 return Ok(());
             }
@@ -306,10 +312,10 @@ impl<'s> Healer<'s> {
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
             Healed::Applied { .. } if record.is_none() => {}
-            Healed::Applied { events, effects, passed_over, .. } => {
+            Healed::Applied { events, effects, begin, passed_over, .. } => {
                 let complete = record.as_ref().is_some_and(|record| record.complete);
                 self.shared.metrics.healed();
-                info!(%from, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
+                info!(%from, first_offset = begin, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
                 if !passed_over.is_empty() {
                     error!(offsets = ?passed_over, "{LEFT_OUT}");
                 } else if !complete {

@@ -15,7 +15,6 @@ mod survey;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicAckOptions;
@@ -28,7 +27,7 @@ use super::failure::{BrokerError, SessionEnded};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::prefetch::Prefetch;
-use super::throttle::Allowance;
+use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
 use attach::{STREAM_OFFSET, has_replica, offset};
 use behind::Failures;
@@ -52,9 +51,6 @@ const AHEAD_BYTES: u64 = 16 << 20;
 ///
 /// The offset on record is then close to what was read.
 const CAUTIOUS_AHEAD_BYTES: u64 = 64 << 10;
-
-/// Time between two grants of more bytes while the reader waits for a message.
-const GRANT_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Maximum size of the bodies in one batch, beside the last one.
 const BATCH_BYTES: usize = 8 << 20;

@@ -1,7 +1,8 @@
 //! The command `unstale dlq replay`.
 
 use std::io::{self, Write as _};
-use std::time::Instant;
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
@@ -67,12 +68,18 @@ Examples:
   unstale dlq replay --rule user.yaml#user.updated/0 --stop-after-failures 5
   unstale dlq replay --since 2h --limit 10";
 
+/// A broker gives a connection up that reads nothing for 15 s.
+const PATIENCE_OF_BROKER: Duration = Duration::from_secs(5);
+
 const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
 
 pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &signer(config).await?).await?;
     reach(async || letters.find_main().await).await?;
+    if let Some(rate) = args.rate {
+        letters = letters.with_channel_max(within(PATIENCE_OF_BROKER, rate));
+    }
     if args.dry_run {
         return dry_run(args, config, letters, &stop).await;
     }
@@ -109,6 +116,12 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
     }
     outcome?;
     closed.map(|()| Exit::Clean)
+}
+
+/// Returns how many letters are sent in that time: no more are to be on their way.
+fn within(time: Duration, rate: Rate) -> NonZeroU16 {
+    let letters = time.as_nanos() / rate.interval().as_nanos().max(1);
+    NonZeroU16::new(u16::try_from(letters).unwrap_or(u16::MAX)).unwrap_or(NonZeroU16::MIN)
 }
 
 /// Returns a checkpoint for the letters, so that a heal reaches back to the arrival of their events
@@ -237,6 +250,8 @@ impl Replay<'_> {
                 // Another command has taken the rest.
                 break;
             }
+            // What is on its way would stand before the answers to the looks at other queues.
+            self.letters.rewind().await.map_err(run_again)?;
             self.stop
                 .run_until_cancelled(canary.wait_settled(self.letters))
                 .await

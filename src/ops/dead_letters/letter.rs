@@ -17,6 +17,10 @@ const NO_REASON: &str = "unknown";
 /// Reason of an event that waits for a retry, and is not a dead letter yet.
 const WAITING: &str = "waiting";
 
+/// Maximum bytes of each text of a letter. Texts of publishers have any size, and letters are held
+/// together. Texts of workers are shorter.
+const TEXT_MAX_BYTES: usize = 4 << 10;
+
 /// A dead letter without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
@@ -66,17 +70,17 @@ impl Letter {
         let message = delivery.message();
         let provenance = Provenance::of(&message);
         let headers = provenance.as_ref();
-        let text = |value: Option<&str>| value.map(str::to_owned);
+        let text = |value: Option<&str>| value.map(cut);
         let header_type =
             headers.and_then(|headers| headers.event_type).filter(|name| !name.is_empty());
         let header_id = headers.and_then(|headers| headers.event_id);
         let decoded = match (header_type, header_id) {
-            (Some(event_type), Some(id)) => Some((event_type.to_owned(), id.to_owned())),
+            (Some(event_type), Some(id)) => Some((cut(event_type), cut(id))),
             _ => event_of(dead, reading),
         };
         let (event_type, id) = decoded.unzip();
         let routing_key =
-            headers.map_or(delivery.routing_key(), |headers| headers.routing_key).to_owned();
+            cut(headers.map_or(delivery.routing_key(), |headers| headers.routing_key));
         let header_reason = headers.and_then(|headers| headers.reason);
         let reason = dead
             .death
@@ -94,7 +98,7 @@ impl Letter {
             signed.and_then(|_| message.headers.text(header::EARLIER_REASONS)).unwrap_or_default();
         Self {
             tag: delivery.tag(),
-            reason: reason.to_owned(),
+            reason: cut(reason),
             error: text(headers.and_then(|headers| headers.error)),
             event_type: event_type.or(text(header_type)).unwrap_or_else(|| routing_key.clone()),
             id: id.or(text(header_id)).or(text(message.properties.message_id)),
@@ -105,7 +109,7 @@ impl Letter {
             arrived_after: text(headers.and_then(|headers| headers.arrived_after)),
             arrived_offset: headers.and_then(|headers| headers.arrived_offset),
             attempts: headers.map_or(0, |headers| headers.attempt),
-            exchange: headers.map_or(delivery.exchange(), |headers| headers.exchange).to_owned(),
+            exchange: cut(headers.map_or(delivery.exchange(), |headers| headers.exchange)),
             effects: headers
                 .and_then(|headers| Some((headers.effects.clone()?, headers.registry?.to_owned()))),
             registry: text(headers.and_then(|headers| headers.registry)),
@@ -169,17 +173,38 @@ impl Letter {
     }
 }
 
+/// Returns the text, or its beginning and `…` if it is too long.
+fn cut(text: &str) -> String {
+    if text.len() <= TEXT_MAX_BYTES {
+        return text.to_owned();
+    }
+    let end = (0..=TEXT_MAX_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
 /// Returns type and id of the event. Returns `None` if decoding it panics, which may be why it is a
 /// dead letter.
 fn event_of(dead: &DeadLetter, reading: Reading) -> Option<(String, String)> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         match decode(&dead.delivery.message(), reading) {
             Ok(Decoded::Event(event) | Decoded::Bodiless(event)) => {
-                Some((event.event_type.into_owned(), event.id.into_owned()))
+                Some((cut(&event.event_type), cut(&event.id)))
             }
             Ok(Decoded::Tombstone) | Err(_) => None,
         }
     }))
     .ok()
     .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let most = "é".repeat(TEXT_MAX_BYTES / 2);
+        assert_eq!(cut(&most), most);
+        assert_eq!(cut(&format!("a{most}")), format!("a{}…", &most[2..]));
+    }
 }

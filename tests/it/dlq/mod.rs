@@ -4,6 +4,7 @@ mod browse;
 mod choose;
 mod discard;
 mod look;
+mod memory;
 mod replay;
 
 use std::process::{Command, Stdio};

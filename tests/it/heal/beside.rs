@@ -23,7 +23,7 @@ async fn permit_read(user: &str, read: &str) {
     rabbitmq().await.ctl(&["set_permissions", user, ".*", ".*", read]).await;
 }
 
-async fn status(stage: &Stage) -> String {
+pub(super) async fn status(stage: &Stage) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
     command
         .arg("status")

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::beside::status;
 use super::{heals, mark_fields, on, publish, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{Proxy, Redis, Worker, full_runs, rabbitmq, wait_until};
@@ -34,6 +35,10 @@ async fn assert_no_heal(workers: &[&Worker]) {
         assert_eq!(heals(worker).await, 0.0, "{}", worker.stderr());
         assert!(!worker.stderr().contains("applying the history again"), "{}", worker.stderr());
     }
+}
+
+async fn wait_logged(worker: &Worker, words: &str) {
+    wait_until(SOON, words, async || worker.stderr().contains(words)).await;
 }
 
 /// Returns the age of the earliest time that a checkpoint covers.
@@ -124,8 +129,12 @@ async fn an_hour_without_workers_heals_nothing() {
     assert!(one.terminate().await.success() && other.terminate().await.success());
     age_marks(&stage, Duration::from_secs(3_600)).await;
     publish(&stage, SOME).await;
+    let shown = status(&stage).await;
+    assert!(shown.contains("no worker runs") && shown.contains("200 events waiting"), "{shown}");
     let next = stage.worker(&[]).await;
     stage.wait_settled(&[&next]).await;
+    wait_logged(&next, "no heal is needed: Redis holds what workers left").await;
+    wait_logged(&next, "stopped in order: this worker's checkpoint covers what they left").await;
     assert_no_heal(&[&next]).await;
     assert!(
         covered(&stage).await > Duration::from_secs(3_500),
@@ -166,6 +175,8 @@ async fn fewer_workers_heal_nothing() {
     stage.wait_settled(&[&other]).await;
     assert_no_heal(&[&other]).await;
     let back = reach_of_a_heal(&stage, "a scale-down", &[&other]).await;
+    // Times count from the newest chunk back, whose own time is known within minutes.
+    wait_logged(&other, "first_offset=0 events=").await;
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
@@ -195,6 +206,7 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
             .count()
     };
     wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_logged(&living, "silent for 10 s, so they were killed").await;
     assert_no_heal(&[&living]).await;
     let back = reach_of_a_heal(&stage, "kill -9 of a worker", &[&living]).await;
     assert!(back < Duration::from_secs(60), "{back:?}");
