@@ -71,7 +71,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 
 /// The scripts that are called by their name where nobody has sent them before: in a cluster, by
 /// plans, fills and upkeep, and by those who ask marks.
-static ALL: [&LazyLock<Script>; 28] = [
+static ALL: [&LazyLock<Script>; 29] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -100,6 +100,7 @@ static ALL: [&LazyLock<Script>; 28] = [
     &BUMP_PAST,
     &MARK_CENSUS,
     &HEAL_YIELD,
+    &SCAN_MEMBERS,
 ];
 
 macro_rules! scripts {
@@ -125,16 +126,16 @@ macro_rules! scripts {
 
 scripts! {
     WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
-    INVALIDATE_TAGS = 1: "side_key.lua", "sequence.lua", "invalidate_tags.lua";
-    DRAIN_SLICE = 2: "side_key.lua", "drain_slice.lua";
-    GRANT_LEASE = 3: "grant_lease.lua";
-    FILL = 4: "tag_member.lua", "fill.lua";
-    RELEASE_LEASE = 5: "release_lease.lua";
-    PRUNE_SLICE = 6: "side_key.lua", "prune_slice.lua";
-    KEEP_LOCK = 7: "keep_lock.lua";
-    CLAIM_LOAD = 10: "claim_load.lua";
-    KEEP_LOAD = 11: "keep_load.lua";
-    END_LOAD = 12: "end_load.lua";
+    INVALIDATE_TAGS = 1: "text.lua", "side_key.lua", "sequence.lua", "invalidate_tags.lua";
+    DRAIN_SLICE = 2: "side_key.lua", "members.lua", "drain_slice.lua";
+    GRANT_LEASE = 3: "text.lua", "grant_lease.lua";
+    FILL = 4: "text.lua", "generation.lua", "tag_member.lua", "fill.lua";
+    RELEASE_LEASE = 5: "text.lua", "release_lease.lua";
+    PRUNE_SLICE = 6: "side_key.lua", "members.lua", "prune_slice.lua";
+    KEEP_LOCK = 7: "text.lua", "keep_lock.lua";
+    CLAIM_LOAD = 10: "text.lua", "claim_load.lua";
+    KEEP_LOAD = 11: "text.lua", "keep_load.lua";
+    END_LOAD = 12: "text.lua", "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
     WRITE_FENCED = 9: "tag_member.lua", "fence.lua", "write_fenced.lua";
     SCHEDULE_AGAIN = 13: "schedule_again.lua";
@@ -142,11 +143,11 @@ scripts! {
     DUE_AGAIN = 14: "due_again.lua";
     DONE_AGAIN = 15: "done_again.lua";
     REPORT_WORKER = 16: "report_worker.lua";
-    NUMBERS = 24: "sequence.lua", "numbers.lua";
-    DETACH_TAG = 25: "side_key.lua", "detach_tag.lua";
+    NUMBERS = 24: "text.lua", "sequence.lua", "numbers.lua";
+    DETACH_TAG = 25: "text.lua", "side_key.lua", "members.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
-    JOIN_TAG = 28: "tag_member.lua", "join_tag.lua";
+    JOIN_TAG = 28: "text.lua", "generation.lua", "tag_member.lua", "join_tag.lua";
     MARK_SEAL = 17: "mark_seal.lua";
     MARK_TICK = 18: "mark.lua", "mark_tick.lua";
     MARK_ENTER = 19: "mark.lua", "mark_enter.lua";
@@ -154,9 +155,9 @@ scripts! {
     HEAL_TAKE = 21: "mark.lua", "heal_take.lua";
     HEAL_SEAL = 22: "heal_seal.lua";
     HEAL_FINISH = 23: "mark.lua", "heal_finish.lua";
-    FORWARD_SEQUENCE = 29: "sequence.lua", "forward_sequence.lua";
+    FORWARD_SEQUENCE = 29: "text.lua", "sequence.lua", "forward_sequence.lua";
     SET_ASIDE = 31: "set_aside.lua";
-    LOOK_ASIDE = 32: "look_aside.lua";
+    LOOK_ASIDE = 32: "members.lua", "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
     HEAL_KEEP = 34: "heal_keep.lua";
     HEAL_BESIDE = 35: "mark.lua", "heal_beside.lua";
@@ -166,7 +167,8 @@ scripts! {
     BUMP_PAST = 39: "bump_past.lua";
     MARK_CENSUS = 42: "mark.lua", "mark_census.lua";
     HEAL_YIELD = 40: "mark.lua", "heal_yield.lua";
-    SETTLE_ASIDE = 41: "side_key.lua", "settle_aside.lua";
+    SETTLE_ASIDE = 41: "side_key.lua", "members.lua", "settle_aside.lua";
+    SCAN_MEMBERS = 43: "members.lua", "scan_members.lua";
 }
 
 /// The scripts of the readers' protocol, whole, by their published names: docs/READERS.md prints
@@ -175,13 +177,22 @@ pub const READER_SCRIPTS: [(&str, &str); 4] =
     [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
 
 /// Finds a value, or takes the lease.
-pub(crate) const READ: &str = include_str!("lua/read.lua");
+pub(crate) const READ: &str = concat!(include_str!("lua/text.lua"), include_str!("lua/read.lua"));
 /// Adds a key to a tag's set and looks at the tag's generation: a fill's step for a tag whose set
 /// has another slot than the key.
-pub(crate) const JOIN: &str =
-    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
+pub(crate) const JOIN: &str = concat!(
+    include_str!("lua/text.lua"),
+    include_str!("lua/generation.lua"),
+    include_str!("lua/tag_member.lua"),
+    include_str!("lua/join_tag.lua")
+);
 /// The fill itself, with the tags whose sets are on the key's server.
-pub(crate) const FILL_SOURCE: &str =
-    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
+pub(crate) const FILL_SOURCE: &str = concat!(
+    include_str!("lua/text.lua"),
+    include_str!("lua/generation.lua"),
+    include_str!("lua/tag_member.lua"),
+    include_str!("lua/fill.lua")
+);
 /// Gives a lease back.
-pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");
+pub(crate) const RELEASE_SOURCE: &str =
+    concat!(include_str!("lua/text.lua"), include_str!("lua/release_lease.lua"));

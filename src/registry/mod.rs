@@ -54,6 +54,7 @@ pub use model::{
     RuleName, Validate, VersionRule,
 };
 pub use path::{EventField, Names, Path, Root, Step, TextProblem};
+pub(crate) use reserved::MAX_NAME_BYTES;
 pub use schema::file_schema;
 pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;

@@ -33,6 +33,7 @@ use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
+use super::super::tags::BYTES_AT_ONCE;
 use super::Cluster;
 use super::nodes::Nodes;
 use super::seal::Unsealed;
@@ -43,6 +44,9 @@ use crate::reason::Reason;
 /// Members of detached sets that a plan deletes itself: what is more goes to the slow lane, so that
 /// one plan does not hold up the next.
 const MEMBERS_PER_PLAN: usize = 10_000;
+
+/// What these members may have together, about.
+const BYTES_PER_PLAN: usize = 16 << 20;
 
 /// A plan on its way.
 struct Step<'s> {
@@ -139,6 +143,8 @@ impl Cache {
             }
         }
         let most = (MEMBERS_PER_PLAN / invalidations.len().max(1)).clamp(1, SLICE);
+        let most_bytes =
+            (BYTES_PER_PLAN / invalidations.len().max(1)).clamp(1 << 14, BYTES_AT_ONCE);
         let mut commands = Commands::in_cluster();
         let mut numbers = HashMap::new();
         for &id in plan.in_order() {
@@ -152,7 +158,7 @@ impl Cache {
                     let set = self.tag_set(target);
                     commands.push(
                         Asked::Detachment(id),
-                        super::tags::detach(set.as_bytes(), number, most),
+                        super::tags::detach(set.as_bytes(), number, most, most_bytes),
                     );
                     numbers.insert(id, number);
                     number += 1;

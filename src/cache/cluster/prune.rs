@@ -72,9 +72,7 @@ impl Cache {
         cursor: u64,
         only_count: bool,
     ) -> Result<Pruned, CommandError> {
-        let mut scan = redis::cmd("SSCAN");
-        scan.arg(set).arg(cursor).arg("COUNT").arg(PRUNE_STEP);
-        let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
+        let (next, members) = self.scan_members(set, cursor, PRUNE_STEP).await?;
         let looked = members.len() as u64;
         let (_, gone) = self.there_and_gone(cluster, members).await?;
         if !only_count && !gone.is_empty() {
@@ -100,7 +98,7 @@ impl Cache {
     ) -> Result<bool, CommandError> {
         let keys = aside(set);
         let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
-        look.arg(self.aside_ms()).arg(PRUNE_STEP);
+        look.arg(self.aside_ms()).arg(PRUNE_STEP).arg(fastrand::u32(..));
         let Value::Array(found) = self.call("prune", look).await? else { return Err(unexpected()) };
         let [Value::Int(place), members @ ..] = found.as_slice() else { return Ok(false) };
         let filled = usize::try_from(*place)

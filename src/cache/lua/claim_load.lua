@@ -4,9 +4,9 @@
 -- The asker's invalidation came before: a load whose lease is still valid has begun after it, and a load that is still to come will.
 local token, asks_first = ARGV[1], ARGV[3] == '1'
 local function claim(key)
-  -- No claim is that long: the server's clock was set back. (Without tags, our user may lack PTTL.)
+  -- No claim is that long, or for ever: the server's clock was set back, or somebody else wrote it. (Without tags, our user may lack PTTL.)
   local left = redis.pcall('PTTL', key)
-  return not (type(left) == 'number' and left > 360000) and redis.call('GET', key)
+  return left ~= -1 and not (type(left) == 'number' and left > 360000) and text_of(key)
 end
 local loading, next = claim(KEYS[1]), claim(KEYS[2])
 -- At most one waits: who has taken its place came later, and loads later. A dash says that the load of that token covers who waited.
@@ -24,7 +24,7 @@ end
 local function does_the_same(other)
   return string.sub(other, 1, 16) == string.sub(token, 1, 16) and string.sub(other, 18, 33) ~= string.sub(token, 18, 33)
 end
-if does_the_same(loading) and redis.call('GET', KEYS[3]) == loading then
+if does_the_same(loading) and text_of(KEYS[3]) == loading then
   if next == token then
     redis.call('UNLINK', KEYS[2])
   end

@@ -17,7 +17,7 @@ local function stands(mark, fence)
   if event == '' or event ~= their_event then
     return TIED
   end
-  return tonumber(place) > tonumber(their_place) and NEWER or OLD
+  return tonumber(place) > (tonumber(their_place) or -1) and NEWER or OLD
 end
 
 -- Raises a fence to a mark, and returns how the mark stood to what was there.
@@ -37,6 +37,9 @@ local function raise_fence(key, mark, millis)
     redis.call('SET', key, mark, 'PX', millis)
   elseif standing == TIED then
     redis.call('SET', key, string.match(mark, '^%d+') .. '::', 'PX', millis)
+  elseif redis.pcall('PTTL', key) == -1 then
+    -- Somebody else wrote it, for ever.
+    redis.pcall('PEXPIRE', key, millis)
   end
   return standing
 end

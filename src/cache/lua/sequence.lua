@@ -1,6 +1,6 @@
 -- The sequence gives numbers that only rise: they keep up with the clock in microseconds, so a replica that became the primary without the last
--- steps hands out none twice. Beyond this number (the year 2112) somebody else wrote it, and doubles would soon not be exact any more.
-local LAST_NUMBER = 4503599627370496
+-- steps hands out none twice. Below this number (the year 2001) somebody else wrote it.
+local FIRST_NUMBER = 1000000000000000
 
 local function clock_micros()
   local time = redis.call('TIME')
@@ -10,8 +10,7 @@ end
 -- The number that the sequence stands at; nothing where it is missing, or holds what is no number of ours.
 local function standing_number(key)
   local held = redis.pcall('GET', key)
-  local number = type(held) == 'string' and string.match(held, '^%d+$') and tonumber(held)
-  return number and number <= LAST_NUMBER and number or nil
+  return type(held) == 'string' and number_of(held) or nil
 end
 
 -- Sets the sequence, also where a key of another type has its name.

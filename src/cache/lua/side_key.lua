@@ -18,3 +18,6 @@ end
 local function is_own(key)
   return string.sub(key, 1, 8) == 'unstale:'
 end
+
+-- No rule reaches a longer key. `registry/reserved.rs` has the same bound.
+local LONGEST_KEY = 8192

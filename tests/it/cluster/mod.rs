@@ -4,8 +4,10 @@
 mod again;
 mod failover;
 mod fences;
+mod foreign_content;
 mod law;
 mod leases;
+mod long_members;
 mod moves;
 mod outages;
 mod permissions;
