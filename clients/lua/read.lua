@@ -1,7 +1,29 @@
--- KEYS: the key, its lease, and, on a single server, the sequence. ARGV: token, duration of a lease
--- (ms), how long before its end a value may be loaded again (ms).
--- Returns 'value' and the value; or 'lease', the sequence ('' without its name) and, before a
--- value's end, that value: the caller loads; or 'held': another reader loads.
+-- Returns the text of a key that readers may write to. Returns nothing where the key is missing,
+-- and '' where it has another type.
+local function text_of(key)
+  local held = redis.pcall('GET', key)
+  if type(held) ~= 'table' then
+    return held or nil
+  end
+  if not string.find(held.err, 'WRONGTYPE', 1, true) then
+    error(held)
+  end
+  return ''
+end
+
+-- The sequence follows the clock in microseconds. From this number on (the year 2112), somebody else
+-- wrote it, and doubles would soon not be exact.
+local LAST_NUMBER = 4503599627370496
+
+-- Returns the number of the sequence that a text holds, or nothing where somebody else wrote it.
+local function number_of(text)
+  local number = #text <= 16 and string.match(text, '^%d+$') and tonumber(text)
+  return number and number < LAST_NUMBER and number or nil
+end
+-- KEYS: the key, its lease, and, on a single server, the sequence. ARGV: token, how long a lease is granted (ms), how long before its end a
+-- value may be loaded again (ms).
+-- Returns 'value' and the value; or 'lease', the sequence as it stands ('' without its name) and, before a value's end, that value: the asker
+-- loads; or 'held': another loads.
 local value = redis.call('GET', KEYS[1])
 if value then
   local left = redis.call('PTTL', KEYS[1])
@@ -9,16 +31,21 @@ if value then
     return { 'value', value }
   end
 end
--- A client that repeats a request without an answer finds its own token.
+-- A client that asks again, for want of an answer, finds its own token.
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  local holder = redis.call('GET', KEYS[2])
+  local holder = text_of(KEYS[2]) or ''
   if holder ~= ARGV[1] then
-    -- No lease is that long: the server's clock was set back.
-    if redis.call('PTTL', KEYS[2]) > 360000 then
+    -- No lease is that long, or for ever: the server's clock was set back, or somebody else wrote it.
+    local left = redis.call('PTTL', KEYS[2])
+    if left == -1 or left > 360000 then
       redis.call('SET', KEYS[2], holder, 'XX', 'PX', ARGV[2])
     end
     return value and { 'value', value } or { 'held' }
   end
 end
-local since = KEYS[3] and (redis.call('GET', KEYS[3]) or '0') or ''
+-- A fill with 0 is refused wherever a tag was invalidated.
+local since = KEYS[3] and text_of(KEYS[3]) or ''
+if KEYS[3] and not number_of(since) then
+  since = '0'
+end
 return { 'lease', since, value or nil }
