@@ -1,5 +1,5 @@
--- Returns the text of a key that readers may write to. Returns nothing where the key is missing,
--- and '' where it has another type.
+-- Returns the text of a key that readers may write to. Returns nothing if the key is missing, and
+-- '' if it has another type.
 local function text_of(key)
   local held = redis.pcall('GET', key)
   if type(held) ~= 'table' then
@@ -11,18 +11,18 @@ local function text_of(key)
   return ''
 end
 
--- The sequence follows the clock in microseconds. From this number on (the year 2112), somebody else
--- wrote it, and doubles would soon not be exact.
+-- The sequence follows the clock in microseconds. A number from this one on (the year 2112) came
+-- from another program, and doubles would soon be inexact.
 local LAST_NUMBER = 4503599627370496
 
--- Returns the number of the sequence that a text holds, or nothing where somebody else wrote it.
+-- Returns the number of the sequence that a text holds, or nothing if another program wrote it.
 local function number_of(text)
   local number = #text <= 16 and string.match(text, '^%d+$') and tonumber(text)
   return number and number < LAST_NUMBER and number or nil
 end
--- Returns whether a tag was invalidated since the sequence stood at `since`. A generation that is no
--- number of ours has replaced one, so it counts as an invalidation. It is kept for as long as a lease
--- may last.
+-- Returns whether a tag was invalidated since the sequence was at `since`. A generation that is not
+-- one of our numbers has replaced one, so it counts as an invalidation. It stays for as long as a
+-- lease may last.
 local function is_invalidated(generation, since)
   local held = text_of(generation)
   local number = held and number_of(held)
@@ -35,9 +35,10 @@ local function is_invalidated(generation, since)
   end
   return true
 end
--- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from now), PXAT (at `millis`) or '' (for ever).
--- A set without a time to live belongs to an application, or has a member that stays: it is left so.
--- Returns the error, if Redis refuses.
+-- Adds a key to a tag's set, which must outlive its longest member: `unit` is PX (`millis` from
+-- now), PXAT (at `millis`) or '' (for ever).
+-- A set without a TTL belongs to an application, or has a permanent member: it stays without one.
+-- Returns the error if Redis refuses.
 local function tag_member(set, key, unit, millis)
   local before = redis.call('PTTL', set)
   local added = redis.pcall('SADD', set, key)
@@ -56,16 +57,16 @@ local function tag_member(set, key, unit, millis)
   end
 end
 
--- Sets a key for as long as `unit` and `millis` say.
+-- Sets a key with the lifetime of `unit` and `millis`.
 local function set_value(key, value, unit, millis)
   if unit == '' then
     return redis.call('SET', key, value)
   end
   return redis.call('SET', key, value, unit, millis)
 end
--- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the grant, value, unit, millis of the key, millis of
--- the sets.
--- Returns 1, or 0 where the key or one of its tags was invalidated since the grant, or the lease ran out.
+-- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the
+-- grant, value, unit, millis of the key, millis of the sets.
+-- Returns 1, or 0 if the key or a tag was invalidated since the grant, or the lease ran out.
 if text_of(KEYS[2]) ~= ARGV[1] then
   return 0
 end
