@@ -240,9 +240,9 @@ async fn gc_scans_all_primaries() {
     };
     assert_eq!(
         gc(&["--dry-run"]).await,
-        (Some(0), "would take 48 of 60 members out of 12 tags\n".to_owned())
+        (Some(0), "would remove 48 of 60 members from 12 tags\n".to_owned())
     );
-    assert_eq!(gc(&[]).await, (Some(0), "took 48 of 60 members out of 12 tags\n".to_owned()));
+    assert_eq!(gc(&[]).await, (Some(0), "removed 48 of 60 members from 12 tags\n".to_owned()));
     for tag in 0..12 {
         assert_eq!(members(&mut redis, &tag.to_string()).await, [format!("{tag}:0")]);
         assert_eq!(aside(&mut redis, &tag.to_string()).await, 0);
