@@ -2,13 +2,7 @@
 """Holds the prose of the documentation and of doc comments to docs/STYLE.md.
 
     scripts/lint_prose.py                  everything, as `make lint` does
-    scripts/lint_prose.py PATH...          these files or folders, whether they are listed or not
-    scripts/lint_prose.py --unclean        the paths that break a rule
-    scripts/lint_prose.py --shrink         removes the clean paths from the list
-
-The list, scripts/lint_prose_unclean.txt, names files whose comments are older than the rules. They
-are let pass. A listed file that is clean fails the check, so the list only shrinks. No page may be
-in it.
+    scripts/lint_prose.py PATH...          these files or folders
 
 Rules:
     sentence-length   a sentence has at most 25 words; a code span counts as one word
@@ -26,7 +20,6 @@ from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 GLOSSARY = ROOT / "docs/GLOSSARY.md"
-UNCLEAN = ROOT / "scripts/lint_prose_unclean.txt"
 CHECKED = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "clients", "examples", "src"]
 # `make bench` writes this page.
 GENERATED = ["docs/bench/results.md"]
@@ -277,55 +270,21 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("paths", nargs="*", type=Path)
-    arguments.add_argument("--unclean", action="store_true", help="print paths only")
-    arguments.add_argument("--shrink", action="store_true", help="shorten the list")
     arguments.add_argument("--glossary", type=Path, default=GLOSSARY)
     options = arguments.parse_args()
 
     terms = term_pattern(glossary_terms(options.glossary.read_text(encoding="utf-8")))
     everything = [ROOT / name for name in CHECKED if (ROOT / name).exists()]
     generated = {ROOT / name for name in GENERATED}
-    found: dict[str, list[Problem]] = {}
+    failures: list[str] = []
     for file in files(options.paths or everything):
         if file.resolve() not in generated:
-            if problems := check(file, terms):
-                found[problems[0].path] = problems
-
-    if options.unclean:
-        print("\n".join(found))
-        return 0
-    failures: list[str] = []
-    if not options.paths:
-        listed = UNCLEAN.read_text(encoding="utf-8").split() if UNCLEAN.exists() else []
-        failures = list_failures(listed, set(found), options.shrink)
-        for path in listed:
-            found.pop(path, None)
-    for problems in found.values():
-        failures += map(str, problems)
+            failures += map(str, check(file, terms))
     for failure in failures:
         print(failure)
     if failures:
         print(f"lint_prose: {len(failures)} problems; the rules are in docs/STYLE.md")
     return 1 if failures else 0
-
-
-def list_failures(listed: list[str], unclean: set[str], shrink: bool) -> list[str]:
-    """Checks the list itself: it names unclean files only, and no page."""
-    kept = [path for path in listed if path in unclean]
-    if shrink and kept != listed:
-        UNCLEAN.write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
-        listed = kept
-    name = UNCLEAN.relative_to(ROOT)
-    failures = [
-        f"{name}: {path} is clean or gone; scripts/lint_prose.py --shrink removes it"
-        for path in listed
-        if path not in unclean
-    ]
-    return failures + [
-        f"{name}: {path} is a page, and pages have no exception"
-        for path in listed
-        if path.endswith(".md")
-    ]
 
 
 if __name__ == "__main__":

@@ -97,60 +97,36 @@ class Rust(unittest.TestCase):
         self.assertEqual(self.rules(f'const A: &str = "{wide}";\n'), [])
 
 
-class List(unittest.TestCase):
-    def test_a_listed_path_that_is_clean_and_a_listed_page_fail(self):
-        failures = lint_prose.list_failures(["src/a.rs", "src/b.rs"], {"src/a.rs"}, shrink=False)
-        self.assertEqual(len(failures), 1)
-        self.assertIn("src/b.rs is clean or gone", failures[0])
-        failures = lint_prose.list_failures(["README.md"], {"README.md"}, shrink=False)
-        self.assertIn("pages have no exception", failures[0])
-
-    def test_shrinking_removes_clean_paths_and_adds_none(self):
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder).resolve()
-            unclean = root / "unclean.txt"
-            with mock.patch.multiple(lint_prose, ROOT=root, UNCLEAN=unclean):
-                failures = lint_prose.list_failures(["a.rs", "b.rs"], {"b.rs", "c.rs"}, shrink=True)
-            self.assertEqual((failures, unclean.read_text()), ([], "b.rs\n"))
-
-
 class WholeRun(unittest.TestCase):
     def run_in(self, root: Path, *arguments: str) -> tuple[int, str]:
         output = io.StringIO()
         with (
-            mock.patch.multiple(
-                lint_prose, ROOT=root, UNCLEAN=root / "unclean.txt", GLOSSARY=root / "docs/GLOSSARY.md"
-            ),
+            mock.patch.multiple(lint_prose, ROOT=root, GLOSSARY=root / "docs/GLOSSARY.md"),
             mock.patch("sys.argv", ["lint_prose.py", *arguments]),
             contextlib.redirect_stdout(output),
         ):
             return lint_prose.main(), output.getvalue()
 
-    def test_it_prints_place_rule_and_sentence_and_lets_listed_files_pass(self):
+    def test_it_prints_place_rule_and_sentence(self):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder).resolve()
             for name in ("docs", "src"):
                 (root / name).mkdir()
             glossary = '| term | meaning | instead of |\n|---|---|---|\n| fix | repair | "mend" |\n'
             (root / "docs/GLOSSARY.md").write_text(glossary)
-            (root / "src/old.rs").write_text("/// Of it.\n")
-            (root / "unclean.txt").write_text("src/old.rs\n")
+            (root / "src/lib.rs").write_text("/// It is.\n")
             self.assertEqual(self.run_in(root), (0, ""))
 
             (root / "docs/page.md").write_text("One.\nThey mend it.\n")
             code, output = self.run_in(root)
             self.assertEqual(code, 1)
             self.assertIn("docs/page.md:2: term: `mend` (docs/GLOSSARY.md): They mend it.", output)
-            self.assertNotIn("old.rs", output)
 
-            code, output = self.run_in(root, str(root / "src/old.rs"))
+            (root / "src/lib.rs").write_text("/// Of it.\n")
+            code, output = self.run_in(root, str(root / "src/lib.rs"))
             self.assertEqual(code, 1)
-            self.assertIn("src/old.rs:1: opening:", output)
-
-            (root / "src/old.rs").write_text("/// It is.\n")
-            code, output = self.run_in(root)
-            self.assertEqual(code, 1)
-            self.assertIn("src/old.rs is clean or gone", output)
+            self.assertIn("src/lib.rs:1: opening:", output)
+            self.assertNotIn("page.md", output)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns whether a terminal or a viewer acts on the character instead of showing it: C0, DEL and
-/// C1 controls, line and paragraph separators, and the marks, embeddings, overrides and isolates of
-/// bidirectional text (Unicode Standard Annex 9, table 1).
+/// Returns whether a terminal or a viewer acts on the character instead of showing it.
+///
+/// Such characters are the C0, DEL and C1 controls, and the separators of lines and paragraphs. So
+/// are the marks, embeddings, overrides and isolates of bidirectional text (Unicode Standard
+/// Annex 9, table 1).
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -378,7 +378,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Ends all consumers. What is on its way is held until its channel is closed.
+    /// Ends all consumers. Letters on their way are held until their channel is closed.
     async fn cancel(&mut self) -> Result<(), SessionEnded> {
         for reading in &mut self.readings {
             let Some(mut consumer) = reading.consumer.take() else { continue };

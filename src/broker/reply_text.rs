@@ -1,7 +1,7 @@
 //! The only place that decides by RabbitMQ's reply texts.
 //!
 //! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. If the
-//! code decides, [`failure`](super::failure) matches it. If only the text is left of an error, a
+//! code decides, `failure` matches it. If only the text is left of an error, a
 //! function here reads it. The texts are those of RabbitMQ 3.12 to 4.3, which the tests start.
 
 /// Returns whether the broker refused for a missing permission.

@@ -256,12 +256,13 @@ fn speaks_tls(address: &ConnectionAddr) -> &'static str {
     }
 }
 
-/// Returns whether a sentinel does not watch a primary of that name. It answers with the code `ERR`.
+/// Returns whether a sentinel does not watch a primary of that name. Its answer has the code
+/// `ERR`.
 pub(super) fn is_unknown_primary(error: &ServerError) -> bool {
     error.details().is_some_and(|details| details.contains("No such master"))
 }
 
-/// What became of a connection.
+/// Returns the outage that an error of the connection means.
 pub(super) fn broken(error: &RedisError) -> Outage {
     match error.kind() {
         ErrorKind::AuthenticationFailed => {

@@ -5,10 +5,10 @@
 //!
 //! The files, in reading order:
 //!
-//! - [`connection`], `connection_state`, `socket`, `sentinel`, `address`, `server`: connecting, and
+//! - `connection`, `connection_state`, `socket`, `sentinel`, `address`, `server`: connecting, and
 //!   the connection's state
-//! - [`failure`]: the meaning of Redis' errors
-//! - [`apply`], `commands`, `applied`: a plan, its commands, and what their answers add up to
+//! - `failure`: the meaning of Redis' errors
+//! - `apply`, `commands`, `applied`: a plan, its commands, and what their answers add up to
 //! - `fence`, `lifetime`, `second_deletes`, `without_memory`: parts of a plan
 //! - `tags`, `aside`, `tag_maintenance`: invalidation of tags, and the removal of dead members
 //! - `lease`, `claim`: rights to fill a key and to load it

@@ -172,8 +172,8 @@ scripts! {
     SCAN_MEMBERS = 43: "members.lua", "scan_members.lua";
 }
 
-/// The scripts of the readers' protocol, whole, by their published names: docs/reference/reader-scripts.md prints
-/// them, and every client sends them.
+/// The complete scripts of the readers' protocol, by their published names. The page
+/// `docs/reference/reader-scripts.md` prints them, and every client sends them.
 pub const READER_SCRIPTS: [(&str, &str); 4] =
     [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
 

@@ -81,7 +81,7 @@ impl Scope {
 ///     Config::from_pairs(pairs, |path| std::fs::read(path), Scope::All)
 /// };
 /// let (config, warnings) = read(&[
-///     ("UNSTALE_AMQP_URL", "amqp://rabbit/"),
+///     ("UNSTALE_AMQP_URL", "amqp://rabbit/%2f"),
 ///     ("UNSTALE_REDIS_URL", "redis://redis/0"),
 ///     ("UNSTALE_SHUTDOWN_GRACE", "10s"),
 /// ])?;

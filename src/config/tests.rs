@@ -377,7 +377,7 @@ fn unusable_certificates_and_keys_are_refused_without_showing_them() {
         let chain = format!("{CERT}{CERT}");
         assert_eq!(found(&chain, &chain, KEY), "", "usable");
         for (ca, cert, key, named) in [
-            (CERT, CERT, OTHER_KEY, "TLS_KEY: not the key of the certificate in"),
+            (CERT, CERT, OTHER_KEY, "TLS_KEY: not the private key of the certificate in"),
             (&broken("CERTIFICATE"), CERT, KEY, "TLS_CA: contains no readable certificate"),
             (CERT, &broken("CERTIFICATE"), KEY, "TLS_CERT: contains no readable certificate"),
             (CERT, &not_base64, KEY, "TLS_CERT: contains no readable certificate"),

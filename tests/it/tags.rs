@@ -74,13 +74,13 @@ async fn gc_removes_only_members_whose_keys_are_gone() {
     let (code, out, err) = gc(&server, &["--dry-run"]).await;
     assert_eq!(
         (code, err.as_str()),
-        (0, "would take 2509 of 4014 members out of 4 tags\n"),
+        (0, "would remove 2509 of 4014 members from 4 tags\n"),
         "{out}"
     );
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "cache_tag:big"]).await, 4_000);
 
     let (code, out, err) = gc(&server, &["--json"]).await;
-    assert_eq!((code, err.as_str()), (0, "took 2509 of 4014 members out of 4 tags\n"));
+    assert_eq!((code, err.as_str()), (0, "removed 2509 of 4014 members from 4 tags\n"));
     let mut lines: Vec<&str> = out.lines().collect();
     lines.sort_unstable();
     assert_eq!(
@@ -102,7 +102,7 @@ async fn gc_removes_only_members_whose_keys_are_gone() {
     assert_eq!(keys().await, before - 1, "no key but the empty set is gone");
     assert_eq!(
         gc(&server, &[]).await,
-        (0, String::new(), "took 0 of 1505 members out of 3 tags\n".to_owned())
+        (0, String::new(), "removed 0 of 1505 members from 3 tags\n".to_owned())
     );
 }
 
@@ -322,11 +322,11 @@ async fn gc_ignores_sets_under_another_prefix_unless_told_by_an_option() {
     assert!(err.contains("UNSTALE_TAG_MAINTENANCE=on"), "{err}");
     assert_eq!(
         gc_with(&server, &["--dry-run"], &[prefix]).await.2,
-        "would take 2 of 2 members out of 1 tag\n"
+        "would remove 2 of 2 members from 1 tag\n"
     );
     assert_eq!(ask::<u64>(&mut redis, &["SCARD", "tagged:online-users"]).await, 2);
     let on = ("UNSTALE_TAG_MAINTENANCE", "on");
-    assert_eq!(gc_with(&server, &[], &[prefix, on]).await.2, "took 2 of 2 members out of 1 tag\n");
+    assert_eq!(gc_with(&server, &[], &[prefix, on]).await.2, "removed 2 of 2 members from 1 tag\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,7 +154,9 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
     wait_until(Duration::from_secs(10), "the log names the tag", async || {
         let log = victim.worker.stderr();
         ["few", "many", "none"].iter().all(|tag| {
-            log.lines().any(|line| line.contains("begin with `unstale:`") && line.contains(tag))
+            log.lines().any(|line| {
+                line.contains("own keys removed from a tag's set") && line.contains(tag)
+            })
         })
     })
     .await;

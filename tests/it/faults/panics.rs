@@ -11,7 +11,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use unstale::config::{Config, Scope};
 use unstale::http::Readiness;
-use unstale::registry::{LoadOptions, Registry};
+use unstale::registry::{LoadOptions, Registry, STACK_BYTES};
 use unstale::telemetry::Metrics;
 use unstale::worker::{self, Ended, Signals};
 
@@ -56,9 +56,20 @@ fn config(stage: &Stage) -> Config {
     Config::from_pairs(pairs, |_| unreachable!(), Scope::All).unwrap().0
 }
 
-/// Runs on one thread, as the worker does, because the subscriber belongs to this thread.
-#[tokio::test]
-async fn a_panic_dead_letters_its_own_event_alone() {
+/// Runs on one thread, because the subscriber belongs to it. The thread has the stack of the
+/// worker's.
+#[test]
+fn a_panic_dead_letters_its_own_event_alone() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || runtime.block_on(dead_letters_a_panic_alone()))
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+async fn dead_letters_a_panic_alone() {
     let stage = Stage::new(&[("visits.yaml", RULES)]).await;
     assert_eq!(stage.worker(&[]).await.terminate().await.code(), Some(0));
     let bump = async |id: u32| {

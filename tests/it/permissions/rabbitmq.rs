@@ -498,10 +498,8 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     case.permit(&operator, permissions).await;
     let mut worker = case.start_at(&case.broker.url(), "all");
     worker.wait_ready().await;
-    wait_until(SOON, "nothing needs a person", async || {
-        case.run(&operator, &["status"]).await.0 == 0
-    })
-    .await;
+    wait_until(SOON, "status is healthy", async || case.run(&operator, &["status"]).await.0 == 0)
+        .await;
 
     // A missing read permission shows on an empty queue, too.
     case.permit(&operator, [configure, write, &read.replace("dead|", "")]).await;
@@ -526,7 +524,7 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     }
     wait_until(SOON, "two dead letters", async || case.depth(".dead").await == 2).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
-    assert!(code == 1 && out.starts_with("1 thing needs a person:\n"), "{out}");
+    assert!(code == 1 && out.starts_with("1 problem:\n"), "{out}");
     let (code, out, err) = case.run(&operator, &["dlq", "show"]).await;
     assert!(code == 0 && out.contains("not JSON"), "{out}{err}");
 
@@ -541,21 +539,19 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     wait_until(SOON, "they are dead letters again", async || case.depth(".dead").await == 2).await;
     let (code, _, err) = case.run(&operator, &["dlq", "drop", "--yes"]).await;
     assert_eq!(code, 0, "{err}");
-    wait_until(SOON, "nothing needs a person", async || {
-        case.run(&operator, &["status"]).await.0 == 0
-    })
-    .await;
+    wait_until(SOON, "status is healthy", async || case.run(&operator, &["status"]).await.0 == 0)
+        .await;
 
     // `status` names what it may not see.
     case.permit(&operator, [configure, write, &read.replace("|history", "")]).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
     assert!(
-        code == 1 && out.contains("the history cannot be looked at") && out.contains(ADVICE),
+        code == 1 && out.contains("the user may not read the history") && out.contains(ADVICE),
         "{out}"
     );
     case.permit(&operator, [configure, "^$", read]).await;
     let (code, out, _) = case.run(&operator, &["status"]).await;
-    let unseen = case.named("`unstale.slow` cannot be looked at");
+    let unseen = case.named("cannot read the queue `unstale.slow`");
     assert_eq!(
         (code == 1, out.contains(&unseen)),
         if servers().a_look_needs_a_permission() { (true, true) } else { (false, false) },
