@@ -47,12 +47,12 @@ use crate::telemetry::logs;
 pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// A command and its arguments.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     #[command(alias = "start")]
     Run(run::RunArgs),
     Check(check::CheckArgs),
@@ -99,15 +99,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let ended = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Plan(args) => plan::run(&args),
-        Command::Publish(args) => publish::run(&args),
-        Command::Dlq(args) => dlq::run(&args),
-        Command::Status(args) => status::run(&args),
-        Command::Tags(args) => tags::run(&args),
-        Command::Replay(args) => replay::run(&args),
-        Command::Completions(args) => completions::run(&args),
+        CliCommand::Run(args) => run::run(&args),
+        CliCommand::Check(args) => check::run(&args),
+        CliCommand::Plan(args) => plan::run(&args),
+        CliCommand::Publish(args) => publish::run(&args),
+        CliCommand::Dlq(args) => dlq::run(&args),
+        CliCommand::Status(args) => status::run(&args),
+        CliCommand::Tags(args) => tags::run(&args),
+        CliCommand::Replay(args) => replay::run(&args),
+        CliCommand::Completions(args) => completions::run(&args),
     };
     ended.unwrap_or_else(|error| {
         if !error.message.is_empty() {

@@ -330,11 +330,11 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, CliCommand};
 
     fn args(line: &[&str]) -> PublishArgs {
         match Cli::try_parse_from([&["unstale", "publish"], line].concat()).unwrap().command {
-            Command::Publish(args) => args,
+            CliCommand::Publish(args) => args,
             other => panic!("{other:?}"),
         }
     }

@@ -3,7 +3,7 @@
 //! The steps of a fill are in `filling.rs`.
 
 use super::batch::Batch;
-use super::filling::{self, Filling, Pace, Source};
+use super::filling::{self, FillPace, Filling, Source};
 use super::suspects::Until;
 use super::{Live, Shared};
 use crate::cache::{Outage, new_token};
@@ -68,8 +68,14 @@ pub(super) async fn warm(
         filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;
     let is_tried_again = |after| shared.policy.retry_schedule.step(attempts_made, after).is_some();
-    let filling =
-        Filling::new(&shared.cache, (key, warm), &source, asker, Pace::default(), until.no_more);
+    let filling = Filling::new(
+        &shared.cache,
+        (key, warm),
+        &source,
+        asker,
+        FillPace::default(),
+        until.no_more,
+    );
     tokio::select! {
         biased;
         outcome = filling.fill(is_tried_again) => outcome,

@@ -39,7 +39,7 @@ pub trait Source {
 
 /// The durations of claims, leases and waits.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct FillPace {
     /// Time after which claims and leases end by themselves. After a worker's death the next worker
     /// waits for that.
     pub claim_ttl: Duration,
@@ -51,7 +51,7 @@ pub struct Pace {
     pub longest_wait: Duration,
 }
 
-impl Default for Pace {
+impl Default for FillPace {
     fn default() -> Self {
         Self {
             claim_ttl: Duration::from_secs(6),
@@ -80,7 +80,7 @@ pub struct Filling<'f, S> {
     key: &'f str,
     warm: &'f Warm,
     source: &'f S,
-    pace: Pace,
+    pace: FillPace,
     token: LoadToken,
     before: Option<LoadToken>,
     stop: &'f CancellationToken,
@@ -147,7 +147,7 @@ impl<'f, S: Source> Filling<'f, S> {
         (key, warm): (&'f str, &'f Warm),
         source: &'f S,
         asker: Asker<'_>,
-        pace: Pace,
+        pace: FillPace,
         stop: &'f CancellationToken,
     ) -> Self {
         let (what, of_event) = (hash_of_load(warm), hash(&[asker.event.as_bytes()]));

@@ -1,7 +1,8 @@
 //! Statements of the repository about itself: the checks before a change, and the Rust version that
 //! it needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 const CI_RUN: &str = include_str!("../../.ci/run");
 const WORKFLOW: &str = include_str!("../../.github/workflows/ci.yml");
@@ -46,4 +47,77 @@ fn every_target_that_a_contributor_is_shown_exists() {
 fn contributors_are_shown_the_rust_that_cargo_demands() {
     let demanded = format!("Rust {}", env!("CARGO_PKG_RUST_VERSION"));
     assert!(CONTRIBUTING.contains(&demanded), "CONTRIBUTING.md does not name {demanded}");
+}
+
+/// Returns the lines of code of a source file, without comments and unit tests.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the source files of a folder, without unit tests.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
+    let mut folders = vec![root];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match (path.is_dir(), path.file_stem().and_then(|stem| stem.to_str())) {
+                (_, Some("tests")) => {}
+                (true, _) => folders.push(path),
+                (false, _) if path.extension().is_some_and(|extension| extension == "rs") => {
+                    files.push(path);
+                }
+                (false, _) => {}
+            }
+        }
+    }
+    assert!(!files.is_empty(), "no source files");
+    files
+}
+
+#[test]
+fn event_registry_and_plan_use_no_socket_no_clock_and_no_runtime() {
+    let refused = [
+        "tokio",
+        "lapin",
+        "redis::",
+        "reqwest",
+        "std::net",
+        "std::env",
+        "SystemTime",
+        "Instant",
+        "Timestamp::now",
+    ];
+    for folder in ["event", "registry", "plan"] {
+        for path in sources(folder) {
+            // The deadline of a budget is the one look at a clock.
+            let is_budget = path.ends_with("registry/budget.rs");
+            let code = code(&path);
+            for word in refused.iter().filter(|word| !(is_budget && **word == "Instant")) {
+                assert!(!code.contains(word), "{} uses {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_two_public_types_have_one_name() {
+    let mut places = BTreeMap::<String, PathBuf>::new();
+    for path in sources("") {
+        for line in code(&path).lines() {
+            let line = line.trim_start();
+            let declared = ["pub struct ", "pub enum ", "pub trait ", "pub type "]
+                .iter()
+                .find_map(|keyword| line.strip_prefix(keyword));
+            let Some(declared) = declared else { continue };
+            let name = declared.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            if let Some(other) = places.insert(name.to_owned(), path.clone()) {
+                panic!("{name} is in {} and in {}", other.display(), path.display());
+            }
+        }
+    }
+    assert!(places.len() > 100, "{} public types", places.len());
 }

@@ -11,7 +11,7 @@ use unstale::cache::LONGEST_LEASE;
 use unstale::loader::{LoadError, LoadOutcome};
 use unstale::plan::{Batch, EffectOutcome, EffectRef, Plan};
 use unstale::registry::{Action, Effect, Warm};
-use unstale::worker::filling::{Asker, Filling, Pace, Source};
+use unstale::worker::filling::{Asker, FillPace, Filling, Source};
 
 use super::actors::{Hands, LEASE};
 use super::event::{Change, Event, loaded};
@@ -172,7 +172,7 @@ async fn load(
     let asker = Asker { event: &id, name: &name, before: None };
     // Actors wait by turns, and nothing ends by itself.
     let forever = Duration::from_secs(86_400);
-    let pace = Pace {
+    let pace = FillPace {
         claim_ttl: LEASE,
         renewed_after: forever,
         held_interval: Duration::ZERO,
