@@ -302,7 +302,7 @@ impl DeadLetters {
             batch.push(death::read(delivery, &self.names));
         }
         if batch.is_empty() {
-            // What comes later is not looked at, and needs no room.
+            // Later deliveries are not read, and need no room.
             self.cancel().await?;
         }
         Ok(batch)

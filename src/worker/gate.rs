@@ -50,7 +50,7 @@ impl Gate {
             was_open
         });
         if closed {
-            warn!(cause = %outage.cause, "Redis is out: consuming pauses, what is in hand is held");
+            warn!(cause = %outage.cause, "Redis is out: consuming pauses, deliveries in flight are held");
             self.readiness.set_redis(Err(outage.cause.clone().into()));
             self.metrics.set_paused("redis", true);
         }

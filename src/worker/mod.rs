@@ -247,7 +247,7 @@ pub async fn run(
     if matches!(ended, Ok(Ended::Cut)) && !signals.cut.is_cancelled() {
         warn!(
             grace_s = grace.as_secs(),
-            "the grace period ran out: what is in hand comes again from the broker"
+            "grace period ended: RabbitMQ redelivers the deliveries in flight"
         );
         checkpoint::give_turn_up(&shared).await;
     }

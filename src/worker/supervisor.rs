@@ -214,9 +214,9 @@ impl<'s> Supervisor<'s> {
         self.readiness.set_objects(Ok(()));
         self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
-            Ok(LaneEnd::Stopped) => info!("stopped: everything in hand is settled"),
+            Ok(LaneEnd::Stopped) => info!("stopped: everything in flight is settled"),
             Ok(LaneEnd::GaveBack) => {
-                warn!("what was in hand is given back to RabbitMQ until Redis answers")
+                warn!("deliveries in flight requeued until Redis answers")
             }
             Err(_) => {}
         }
@@ -491,10 +491,10 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
         shared.metrics.set_paused("broker", blocked);
         if blocked {
             warn!(
-                "RabbitMQ takes no messages (a memory or disk alarm): copies wait, and what stands behind them"
+                "RabbitMQ blocked publishing (memory or disk alarm): retries and dead letters wait"
             );
         } else {
-            info!("RabbitMQ takes messages again");
+            info!("RabbitMQ accepts publishing again");
         }
     }
 }

@@ -132,7 +132,7 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
         let error = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(64), "{error}");
         assert!(
-            error.contains(&format!("UNSTALE_{server}_TLS_KEY: not the key of the certificate in UNSTALE_{server}_TLS_CERT")),
+            error.contains(&format!("UNSTALE_{server}_TLS_KEY: not the private key of the certificate in UNSTALE_{server}_TLS_CERT")),
             "{error}"
         );
         assert!(!error.contains("BEGIN"), "{error}");

@@ -250,7 +250,7 @@ impl Replay<'_> {
                 // Another command has taken the rest.
                 break;
             }
-            // What is on its way would stand before the answers to the looks at other queues.
+            // Letters on their way would come before the answers to the looks at other queues.
             self.letters.rewind().await.map_err(run_again)?;
             self.stop
                 .run_until_cancelled(canary.wait_settled(self.letters))

@@ -280,7 +280,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
     broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
     let worker = stage.worker(&settings).await;
     wait_until(SOON, "the broker blocks it", async || {
-        worker.stderr().contains("takes no messages")
+        worker.stderr().contains("blocked publishing")
     })
     .await;
     // Everything before the first event that needs to be republished is done and acknowledged.

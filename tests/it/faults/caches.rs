@@ -244,7 +244,7 @@ async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
     })
     .await;
     assert!(out.elapsed() > Duration::from_secs(50), "given back after {:?}", out.elapsed());
-    let given_back = worker.stderr().matches("given back to RabbitMQ").count();
+    let given_back = worker.stderr().matches("requeued until Redis answers").count();
     assert_eq!(given_back, 1, "{}", worker.stderr());
     // Probes continue. No worker consumes while they fail.
     let listener = tokio::net::TcpListener::bind(stage.redis.addr()).await.unwrap();

@@ -7,7 +7,7 @@
 //! - Servers: `brokers`, `caches`, `cluster`, `replicas`, `outage`, `memory`, `order`.
 //! - Objects of the broker: `deleted`, `away`.
 //! - Workers: `crashes`, `stops`, `stalls`, `panics`, `checkpoints`, `watermark`.
-//! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `unreadable`, `headers`, `forged`,
+//! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `headers`, `forged`,
 //!   `copies`.
 //!
 //! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
@@ -34,6 +34,5 @@ mod replicas;
 mod stalls;
 mod stops;
 mod suspects;
-mod unreadable;
 mod watermark;
 mod wire;
