@@ -192,6 +192,9 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
         {
             tags::warn_of_own_members(target);
         }
+        for &id in done.long.iter().filter_map(|&place| ids.get(place)) {
+            tags::warn_of_long_members(self.plan.operation(id).target);
+        }
         self.slow.extend(done.draining.iter().filter_map(|&place| ids.get(place)));
         self.tags_again
             .extend(done.left_from.and_then(|place| ids.get(place..)).unwrap_or_default());

@@ -71,7 +71,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
 
 /// Scripts that are called by SHA-1 although nobody may have sent them: those of clusters and of
 /// checkpoints.
-static ALL: [&LazyLock<Script>; 28] = [
+static ALL: [&LazyLock<Script>; 29] = [
     &NUMBERS,
     &DETACH_TAG,
     &DROP_DETACHED,
@@ -100,6 +100,7 @@ static ALL: [&LazyLock<Script>; 28] = [
     &BUMP_PAST,
     &CHECKPOINT_CENSUS,
     &HEAL_YIELD,
+    &SCAN_MEMBERS,
 ];
 
 macro_rules! scripts {
@@ -126,16 +127,16 @@ macro_rules! scripts {
 
 scripts! {
     WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
-    INVALIDATE_TAGS = 1: "side_key.lua", "sequence.lua", "invalidate_tags.lua";
-    DRAIN_SLICE = 2: "side_key.lua", "drain_slice.lua";
-    GRANT_LEASE = 3: "grant_lease.lua";
-    FILL = 4: "tag_member.lua", "fill.lua";
-    RELEASE_LEASE = 5: "release_lease.lua";
-    MAINTAIN_SLICE = 6: "side_key.lua", "maintain_slice.lua";
-    KEEP_LOCK = 7: "keep_lock.lua";
-    CLAIM_LOAD = 10: "claim_load.lua";
-    KEEP_LOAD = 11: "keep_load.lua";
-    END_LOAD = 12: "end_load.lua";
+    INVALIDATE_TAGS = 1: "text.lua", "side_key.lua", "sequence.lua", "invalidate_tags.lua";
+    DRAIN_SLICE = 2: "side_key.lua", "members.lua", "drain_slice.lua";
+    GRANT_LEASE = 3: "text.lua", "grant_lease.lua";
+    FILL = 4: "text.lua", "generation.lua", "tag_member.lua", "fill.lua";
+    RELEASE_LEASE = 5: "text.lua", "release_lease.lua";
+    MAINTAIN_SLICE = 6: "side_key.lua", "members.lua", "maintain_slice.lua";
+    KEEP_LOCK = 7: "text.lua", "keep_lock.lua";
+    CLAIM_LOAD = 10: "text.lua", "claim_load.lua";
+    KEEP_LOAD = 11: "text.lua", "keep_load.lua";
+    END_LOAD = 12: "text.lua", "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
     WRITE_FENCED = 9: "tag_member.lua", "fence.lua", "write_fenced.lua";
     SCHEDULE_SECOND_DELETES = 13: "schedule_second_deletes.lua";
@@ -143,11 +144,11 @@ scripts! {
     DUE_SECOND_DELETES = 14: "due_second_deletes.lua";
     FINISH_SECOND_DELETES = 15: "finish_second_deletes.lua";
     REPORT_WORKER = 16: "report_worker.lua";
-    NUMBERS = 24: "sequence.lua", "numbers.lua";
-    DETACH_TAG = 25: "side_key.lua", "detach_tag.lua";
+    NUMBERS = 24: "text.lua", "sequence.lua", "numbers.lua";
+    DETACH_TAG = 25: "text.lua", "side_key.lua", "members.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
-    JOIN_TAG = 28: "tag_member.lua", "join_tag.lua";
+    JOIN_TAG = 28: "text.lua", "generation.lua", "tag_member.lua", "join_tag.lua";
     CHECKPOINT_WRITE = 17: "checkpoint_write.lua";
     CHECKPOINT_TICK = 18: "checkpoint.lua", "checkpoint_tick.lua";
     CHECKPOINT_ENTER = 19: "checkpoint.lua", "checkpoint_enter.lua";
@@ -155,9 +156,9 @@ scripts! {
     HEAL_TAKE = 21: "checkpoint.lua", "heal_take.lua";
     HEAL_CHECKPOINT = 22: "heal_checkpoint.lua";
     HEAL_FINISH = 23: "checkpoint.lua", "heal_finish.lua";
-    FORWARD_SEQUENCE = 29: "sequence.lua", "forward_sequence.lua";
+    FORWARD_SEQUENCE = 29: "text.lua", "sequence.lua", "forward_sequence.lua";
     SET_ASIDE = 31: "set_aside.lua";
-    LOOK_ASIDE = 32: "look_aside.lua";
+    LOOK_ASIDE = 32: "members.lua", "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
     HEAL_KEEP = 34: "heal_keep.lua";
     HEAL_BESIDE = 35: "checkpoint.lua", "heal_beside.lua";
@@ -167,7 +168,8 @@ scripts! {
     BUMP_PAST = 39: "bump_past.lua";
     CHECKPOINT_CENSUS = 42: "checkpoint.lua", "checkpoint_census.lua";
     HEAL_YIELD = 40: "checkpoint.lua", "heal_yield.lua";
-    TAKE_SECOND_LOOK = 41: "side_key.lua", "take_second_look.lua";
+    TAKE_SECOND_LOOK = 41: "side_key.lua", "members.lua", "take_second_look.lua";
+    SCAN_MEMBERS = 43: "members.lua", "scan_members.lua";
 }
 
 /// The complete scripts of the readers' protocol, by their published names. The page
@@ -176,13 +178,22 @@ pub const READER_SCRIPTS: [(&str, &str); 4] =
     [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
 
 /// Finds a value, or takes the lease.
-pub(crate) const READ: &str = include_str!("lua/read.lua");
+pub(crate) const READ: &str = concat!(include_str!("lua/text.lua"), include_str!("lua/read.lua"));
 /// Adds a key to a tag's set and checks the tag's generation. A fill runs it for a tag whose set is
 /// in another slot than the key.
-pub(crate) const JOIN: &str =
-    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/join_tag.lua"));
+pub(crate) const JOIN: &str = concat!(
+    include_str!("lua/text.lua"),
+    include_str!("lua/generation.lua"),
+    include_str!("lua/tag_member.lua"),
+    include_str!("lua/join_tag.lua")
+);
 /// Fills a key and adds it to the sets of tags on the same server.
-pub(crate) const FILL_SOURCE: &str =
-    concat!(include_str!("lua/tag_member.lua"), include_str!("lua/fill.lua"));
+pub(crate) const FILL_SOURCE: &str = concat!(
+    include_str!("lua/text.lua"),
+    include_str!("lua/generation.lua"),
+    include_str!("lua/tag_member.lua"),
+    include_str!("lua/fill.lua")
+);
 /// Releases a lease.
-pub(crate) const RELEASE_SOURCE: &str = include_str!("lua/release_lease.lua");
+pub(crate) const RELEASE_SOURCE: &str =
+    concat!(include_str!("lua/text.lua"), include_str!("lua/release_lease.lua"));

@@ -34,6 +34,13 @@ pub(super) const MEMBERS_PER_CALL: usize = 2 * SLICE;
 /// their turns.
 pub(super) const MEMBERS_AT_ONCE: usize = 4 * MEMBERS_PER_CALL;
 
+/// Maximum bytes of a tag's members that one step reads: a few milliseconds of Redis' time. The
+/// slow lane deletes the members of a tag with more.
+pub(super) const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// Average bytes of a member up to which one call deletes its maximum number of members.
+const BYTES_PER_MEMBER: usize = BYTES_AT_ONCE / MEMBERS_PER_CALL;
+
 /// Name of an invalidation in messages.
 pub(super) const INVALIDATE: &str = "invalidate_tag";
 
@@ -85,6 +92,9 @@ impl Cache {
         if !done.own.is_empty() {
             warn_of_own_members(&self.tag_set(tag));
         }
+        if !done.long.is_empty() {
+            warn_of_long_members(&self.tag_set(tag));
+        }
         match done.refused.pop() {
             Some((_, error)) => Err(error),
             None => Ok(Invalidated {
@@ -105,6 +115,7 @@ impl Cache {
         }
         let mut command = INVALIDATE_TAGS.call(sent, keys.iter().map(Vec::as_slice));
         command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE).arg(members);
+        command.arg(BYTES_AT_ONCE).arg(members * BYTES_PER_MEMBER);
         command
     }
 
@@ -153,12 +164,12 @@ impl Cache {
         let mut drained = Drained { complete: true, ..Drained::default() };
         for number in self.drains(set, &record).await? {
             let detached = detached(set, &number);
-            let (mut cursor, mut left) = (0, true);
+            let (mut cursor, mut left, mut has_long) = (0, true, false);
             while left {
                 if cancel.is_cancelled() {
                     return Ok(Drained { complete: false, ..drained });
                 }
-                let [next, existed, gone, more, lost, own] = match &self.redis {
+                let [next, existed, gone, more, lost, own, long] = match &self.redis {
                     Redis::Primary(_) => {
                         let mut command = DRAIN_SLICE.call(
                             &mut Sent::default(),
@@ -178,8 +189,12 @@ impl Cache {
                 if own > 0 {
                     warn_of_own_members(&String::from_utf8_lossy(set));
                 }
+                has_long |= long > 0;
                 progress(existed, gone);
                 (cursor, left) = (next, more == 1);
+            }
+            if has_long {
+                warn_of_long_members(&String::from_utf8_lossy(set));
             }
         }
         Ok(drained)
@@ -189,11 +204,15 @@ impl Cache {
     /// them: Redis may have evicted the record, but not the set that was detached.
     async fn drains(&self, set: &[u8], record: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
         let mut numbers = self.texts("SMEMBERS", arguments("SMEMBERS", &[record])).await?;
-        if let Value::BulkString(last) =
-            self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await?
-            && !numbers.contains(&last)
-        {
-            numbers.push(last);
+        // Readers may write to the generation: it may have another type, or hold anything.
+        match self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await {
+            Ok(Value::BulkString(last))
+                if sequence_number(&last).is_some() && !numbers.contains(&last) =>
+            {
+                numbers.push(last);
+            }
+            Err(CommandError::Outage(outage)) => return Err(outage.into()),
+            _ => {}
         }
         if numbers.is_empty() {
             // No drain has this number. Draining it removes the tag from the list.
@@ -218,6 +237,14 @@ impl Cache {
     }
 }
 
+/// Returns the number of the sequence that a text holds, or `None` if another program wrote it.
+/// `lua/text.lua` has the same rule.
+pub(super) fn sequence_number(text: &[u8]) -> Option<u64> {
+    let is_number = text.len() <= 16 && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (is_number && number < 1 << 52).then_some(number)
+}
+
 fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
     let mut command = redis::cmd(name);
     for argument in arguments {
@@ -238,6 +265,8 @@ pub(super) struct Invalidations {
     pub(super) left_from: Option<usize>,
     pub(super) draining: Vec<usize>,
     pub(super) refused: Vec<(usize, CommandError)>,
+    /// Tags with members that are longer than any key of a rule.
+    pub(super) long: Vec<usize>,
     /// Tags with members among unstale's own keys.
     pub(super) own: Vec<usize>,
 }
@@ -246,8 +275,13 @@ impl Invalidations {
     /// Reads the answer of `invalidate_tags.lua`.
     pub(super) fn read(answer: &Value) -> Result<Self, CommandError> {
         let Value::Array(parts) = answer else { return Err(unexpected()) };
-        let [counts @ .., Value::Array(draining), Value::Array(refused), Value::Array(own)] =
-            parts.as_slice()
+        let [
+            counts @ ..,
+            Value::Array(draining),
+            Value::Array(refused),
+            Value::Array(long),
+            Value::Array(own),
+        ] = parts.as_slice()
         else {
             return Err(unexpected());
         };
@@ -273,6 +307,7 @@ impl Invalidations {
             left_from: usize::try_from(*left).ok(),
             draining: draining.iter().map(place).collect::<Result<_, _>>()?,
             refused: refused.chunks(2).map(refusal).collect::<Result<_, _>>()?,
+            long: long.iter().map(place).collect::<Result<_, _>>()?,
             own: own.iter().map(place).collect::<Result<_, _>>()?,
         })
     }
@@ -282,6 +317,12 @@ impl Invalidations {
 /// line needs another such `SADD`.
 pub(super) fn warn_of_own_members(tag: &str) {
     tracing::warn!(?tag, "own keys removed from a tag's set");
+}
+
+/// Logs that a tag, or its set by name, had members that are longer than any key of a rule. Their
+/// keys were deleted too: an application may mean them.
+pub(super) fn warn_of_long_members(tag: &str) {
+    tracing::warn!(?tag, "members longer than any key of a rule removed from a tag's set");
 }
 
 pub(super) fn unexpected() -> CommandError {

@@ -78,6 +78,7 @@ pub use model::{
 };
 pub use options::{LoadOptions, MissingVars};
 pub use path::{EventField, KnownNames, Path, PathRoot, PathStep, TextProblem};
+pub(crate) use reserved::MAX_NAME_BYTES;
 pub use schema::file_schema;
 pub use template::{Template, unbound_array};
 pub use url_template::UrlTemplate;

@@ -7,7 +7,7 @@ use crate::reason::Reason;
 pub(super) const OWN_PREFIX: &str = "unstale:";
 
 /// Maximum length of a key and of a tag, in bytes.
-const MAX_NAME_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_NAME_BYTES: usize = 8 * 1024;
 
 /// Checks a resolved key or tag.
 ///

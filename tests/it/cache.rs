@@ -3,8 +3,10 @@
 mod big_tags;
 mod claims;
 mod fences;
+pub(crate) mod foreign_content;
 pub(crate) mod law;
 mod leases;
+pub(crate) mod long_members;
 mod outages;
 mod refusals;
 mod second_deletes;

@@ -33,6 +33,7 @@ use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
+use super::super::tags::BYTES_AT_ONCE;
 use super::Cluster;
 use super::checkpoint_writes::Unconfirmed;
 use super::nodes::Nodes;
@@ -43,6 +44,9 @@ use crate::reason::Reason;
 /// Maximum number of members of detached sets that a plan deletes itself. The slow lane deletes the
 /// rest, so that one plan does not delay the next.
 const MEMBERS_PER_PLAN: usize = 10_000;
+
+/// Approximate maximum of the bytes that these members have together.
+const BYTES_PER_PLAN: usize = 16 << 20;
 
 /// A plan that is being applied.
 struct PlanRun<'s> {
@@ -140,6 +144,8 @@ impl Cache {
             }
         }
         let most = (MEMBERS_PER_PLAN / invalidations.len().max(1)).clamp(1, SLICE);
+        let most_bytes =
+            (BYTES_PER_PLAN / invalidations.len().max(1)).clamp(1 << 14, BYTES_AT_ONCE);
         let mut commands = Commands::in_cluster();
         let mut numbers = HashMap::new();
         for &id in plan.in_order() {
@@ -153,7 +159,7 @@ impl Cache {
                     let set = self.tag_set(target);
                     commands.push(
                         Subject::Detachment(id),
-                        super::tags::detach(set.as_bytes(), number, most),
+                        super::tags::detach(set.as_bytes(), number, most, most_bytes),
                     );
                     numbers.insert(id, number);
                     number += 1;

@@ -10,7 +10,7 @@ use super::super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
 use super::super::slot;
-use super::super::tags::unexpected;
+use super::super::tags::{sequence_number, unexpected};
 use super::Cluster;
 use crate::registry::Expiry;
 
@@ -34,23 +34,23 @@ impl Cache {
         }
         let mut since = redis::cmd("GET");
         since.arg(SEQUENCE);
-        let since = match self.call("lease", since).await? {
-            Value::Nil => 0,
-            Value::BulkString(number) => std::str::from_utf8(&number)
-                .ok()
-                .and_then(|number| number.parse().ok())
-                .ok_or_else(unexpected)?,
-            _ => return Err(unexpected()),
+        // Readers may write to the sequence. A fill with 0 is refused wherever a tag was
+        // invalidated.
+        let since = match self.call("lease", since).await {
+            Ok(Value::BulkString(number)) => sequence_number(&number).unwrap_or(0),
+            Err(CommandError::Outage(outage)) => return Err(outage.into()),
+            _ => 0,
         };
         Ok(Grant::Granted { since })
     }
 
-    /// Shortens another holder's lease that exceeds the maximum: the server's clock was set back.
+    /// Shortens another holder's lease that exceeds the maximum or has no TTL: the server's clock
+    /// was set back, or another program wrote it.
     async fn cut_lease(&self, key: &str, ttl_ms: i64) -> Result<(), CommandError> {
         let lease = side_key(Kind::Lease, key.as_bytes());
         let mut left = redis::cmd("PTTL");
         left.arg(&lease);
-        if matches!(self.call("lease", left).await?, Value::Int(left) if left > lifetime::millis(LONGEST_LEASE))
+        if matches!(self.call("lease", left).await?, Value::Int(left) if left == -1 || left > lifetime::millis(LONGEST_LEASE))
         {
             let mut cut = redis::cmd("PEXPIRE");
             cut.arg(&lease).arg(ttl_ms);

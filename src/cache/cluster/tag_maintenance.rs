@@ -69,9 +69,7 @@ impl Cache {
         cursor: u64,
         only_count: bool,
     ) -> Result<TagSlice, CommandError> {
-        let mut scan = redis::cmd("SSCAN");
-        scan.arg(set).arg(cursor).arg("COUNT").arg(SCAN_STEP);
-        let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
+        let (next, members) = self.scan_members(set, cursor, SCAN_STEP).await?;
         let looked = members.len() as u64;
         let (_, gone) = self.there_and_gone(cluster, members).await?;
         if !only_count && !gone.is_empty() {
@@ -96,7 +94,7 @@ impl Cache {
     ) -> Result<bool, CommandError> {
         let keys = aside(set);
         let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
-        look.arg(self.aside_ms()).arg(SCAN_STEP);
+        look.arg(self.aside_ms()).arg(SCAN_STEP).arg(fastrand::u32(..));
         let Value::Array(found) = self.call("maintenance", look).await? else {
             return Err(unexpected());
         };

@@ -6,14 +6,19 @@ use redis::{Cmd, Value};
 use super::super::Cache;
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
-use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, Sent};
+use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, SCAN_MEMBERS, Sent};
 use super::super::side_keys::{DRAINING_TAGS, Kind, SEQUENCE, aside, detached, is_own, side_key};
-use super::super::tags::{GENERATION_TTL, Invalidated, unexpected, warn_of_own_members};
+use super::super::tags::{
+    BYTES_AT_ONCE, GENERATION_TTL, Invalidated, unexpected, warn_of_own_members,
+};
 use super::Cluster;
 use crate::plan::OperationId;
-use crate::registry::Expiry;
+use crate::registry::{Expiry, MAX_NAME_BYTES};
 
 pub(super) use super::super::tags::SLICE;
+
+/// Number of slices that drain a set of at most [`SLICE`] members at once. Most sets need no more.
+const SLICES_AT_ONCE: usize = 4;
 
 /// Members that an invalidation detached.
 #[derive(Debug)]
@@ -87,8 +92,8 @@ pub(super) fn first_number(answer: &Value) -> Result<u64, CommandError> {
 }
 
 /// Returns a call that detaches a tag's set. The answer names the members of a set with at most
-/// `most`.
-pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
+/// `most` members and `most_bytes` bytes of them.
+pub(super) fn detach(set: &[u8], number: u64, most: usize, most_bytes: usize) -> Cmd {
     let (generation, record, detached) = (
         side_key(Kind::Generation, set),
         side_key(Kind::Drain, set),
@@ -98,6 +103,7 @@ pub(super) fn detach(set: &[u8], number: u64, most: usize) -> Cmd {
     let keys = [set, &generation, &record, &detached, &first, &second, &third, &fourth];
     let mut command = DETACH_TAG.call(&mut Sent::all(), keys.into_iter());
     command.arg(number).arg(lifetime::millis(GENERATION_TTL)).arg(most).arg(SLICE);
+    command.arg(most_bytes);
     command
 }
 
@@ -144,7 +150,8 @@ impl Cache {
         let set = self.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // The answer names no members, however few: one path serves all sizes.
-        let answer = self.call_with_checkpoint("invalidate_tag", detach(&set, number, 0)).await?;
+        let detachment = detach(&set, number, 0, BYTES_AT_ONCE);
+        let answer = self.call_with_checkpoint("invalidate_tag", detachment).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
             return Err(unexpected());
@@ -156,9 +163,22 @@ impl Cache {
         if *size == 0 {
             return Ok(Invalidated { existed: 0, gone: 0, draining: *others > 0 });
         }
-        let [_, existed, gone, left, _, _] =
-            self.drain_slice_in_cluster(cluster, &set, number.to_string().as_bytes(), 0).await?;
-        Ok(Invalidated { existed, gone, draining: *others > 0 || left == 1 })
+        let (mut all_existed, mut all_gone, mut cursor, mut is_left) = (0, 0, 0, true);
+        for _ in 0..SLICES_AT_ONCE {
+            let number = number.to_string();
+            let [next, existed, gone, left, ..] =
+                self.drain_slice_in_cluster(cluster, &set, number.as_bytes(), cursor).await?;
+            (all_existed, all_gone) = (all_existed + existed, all_gone + gone);
+            (cursor, is_left) = (next, left == 1);
+            if !is_left {
+                break;
+            }
+        }
+        if is_left {
+            self.call("SADD", list(&set)).await?;
+        }
+        let draining = *others > 0 || is_left;
+        Ok(Invalidated { existed: all_existed, gone: all_gone, draining })
     }
 
     /// Does the same as `drain_slice.lua`, with the same answer. Members leave the set only after
@@ -172,12 +192,11 @@ impl Cache {
         set: &[u8],
         number: &[u8],
         cursor: u64,
-    ) -> Result<[u64; 6], CommandError> {
+    ) -> Result<[u64; 7], CommandError> {
         let detached = detached(set, number);
-        let mut scan = redis::cmd("SSCAN");
-        scan.arg(&detached).arg(cursor).arg("COUNT").arg(SLICE);
-        let (next, members) = slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)?;
+        let (next, members) = self.scan_members(&detached, cursor, SLICE).await?;
         let keys = without_own(set, members.clone());
+        let long = keys.iter().filter(|key| key.len() > MAX_NAME_BYTES).count() as u64;
         let existed = self.delete_members(cluster, &keys).await?;
         if !members.is_empty() {
             let mut leave = redis::cmd("SREM");
@@ -190,7 +209,19 @@ impl Cache {
             self.call("SREM", unlist).await?;
         }
         // Own members were logged already.
-        Ok([next, existed, keys.len() as u64 - existed, u64::from(next != 0), 0, 0])
+        Ok([next, existed, keys.len() as u64 - existed, u64::from(next != 0), 0, 0, long])
+    }
+
+    /// Returns the next cursor and about `most` members, fewer if they are long.
+    pub(super) async fn scan_members(
+        &self,
+        set: &[u8],
+        cursor: u64,
+        most: usize,
+    ) -> Result<(u64, Vec<Vec<u8>>), CommandError> {
+        let mut scan = SCAN_MEMBERS.call(&mut Sent::all(), [set].into_iter());
+        scan.arg(cursor).arg(most);
+        slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)
     }
 
     /// Deletes keys and their leases, the leases first. Returns how many keys existed.

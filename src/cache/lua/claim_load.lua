@@ -7,9 +7,10 @@
 -- load will.
 local token, asks_first = ARGV[1], ARGV[3] == '1'
 local function claim(key)
-  -- No claim is that long: the server's clock was set back. (Without tags, our user may lack PTTL.)
+  -- No claim is that long, or lacks a TTL: the server's clock was set back, or another program
+  -- wrote it. (Without tags, our user may lack PTTL.)
   local left = redis.pcall('PTTL', key)
-  return not (type(left) == 'number' and left > 360000) and redis.call('GET', key)
+  return left ~= -1 and not (type(left) == 'number' and left > 360000) and text_of(key)
 end
 local loading, next = claim(KEYS[1]), claim(KEYS[2])
 -- Only one waits. If another took its place, that one loads later. A dash means that the token's
@@ -29,7 +30,7 @@ end
 local function does_the_same(other)
   return string.sub(other, 1, 16) == string.sub(token, 1, 16) and string.sub(other, 18, 33) ~= string.sub(token, 18, 33)
 end
-if does_the_same(loading) and redis.call('GET', KEYS[3]) == loading then
+if does_the_same(loading) and text_of(KEYS[3]) == loading then
   if next == token then
     redis.call('UNLINK', KEYS[2])
   end

@@ -1,14 +1,24 @@
 -- KEYS: the tag's set, its generation, its record of drains, the detached set's name, the four sets
 -- of members set aside.
 -- ARGV: the invalidation's number, lifetime of the generation (ms), maximum number of named
--- members, maximum number of members moved one by one.
+-- members, maximum number of members moved one by one, maximum bytes of members named or moved.
 -- Returns how many earlier drains have not ended, how many members were detached and, up to the
 -- maximum, their names. A second call returns all members.
 -- Numbers are drawn elsewhere and may come in another order.
-local generation = redis.call('GET', KEYS[2])
-if not generation or tonumber(generation) < tonumber(ARGV[1]) then
+local generation, number = number_of(text_of(KEYS[2]) or ''), tonumber(ARGV[1])
+-- Another program wrote a number that is an hour ahead of ours.
+if not generation or generation < number or generation > number + 3600000000 then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+elseif redis.call('PTTL', KEYS[2]) == -1 then
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
+
+-- Returns all members of a set, or nothing if they have too many bytes.
+local function all_members(set)
+  local members, _, bytes = some_members(set, '0', 32, math.huge, tonumber(ARGV[5]))
+  return bytes <= tonumber(ARGV[5]) and members or nil
+end
+
 if redis.call('SCARD', KEYS[1]) > 0 then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     redis.call('SUNIONSTORE', KEYS[4], KEYS[4], KEYS[1])
@@ -23,8 +33,11 @@ end
 for i = 5, #KEYS do
   local aside = redis.call('SCARD', KEYS[i])
   if aside > 0 then
-    if aside + redis.call('SCARD', KEYS[4]) <= tonumber(ARGV[4]) then
-      redis.call('SUNIONSTORE', KEYS[4], KEYS[4], KEYS[i])
+    local members = aside + redis.call('SCARD', KEYS[4]) <= tonumber(ARGV[4]) and all_members(KEYS[i])
+    if members then
+      for first = 1, #members, 1000 do
+        redis.call('SADD', KEYS[4], unpack(members, first, math.min(first + 999, #members)))
+      end
       redis.call('UNLINK', KEYS[i])
       redis.call('SADD', KEYS[3], ARGV[1])
     else
@@ -40,7 +53,8 @@ for i = 5, #KEYS do
 end
 local others = redis.call('SCARD', KEYS[3]) - redis.call('SISMEMBER', KEYS[3], ARGV[1])
 local size = redis.call('SCARD', KEYS[4])
-if size == 0 or size > tonumber(ARGV[3]) then
+local members = size > 0 and size <= tonumber(ARGV[3]) and all_members(KEYS[4])
+if not members then
   return { others, size }
 end
-return { others, size, unpack(redis.call('SMEMBERS', KEYS[4])) }
+return { others, size, unpack(members) }

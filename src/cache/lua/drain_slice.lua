@@ -3,12 +3,11 @@
 -- Members leave the set only after their keys are gone, so a failed slice is repeated. Members
 -- among unstale's own keys leave the set, and their keys stay.
 -- Returns the next cursor, how many keys existed, how many did not, 1 if members are left, 1 if the
--- set was lost, how many members were own keys.
+-- set was lost, how many members were own keys, how many were longer than any key of a rule.
 -- Only the slice that empties the set removes its number from the record. So a missing set with a
 -- recorded number was lost.
-local slice = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
-local members = slice[2]
-local existed, own = 0, 0
+local members, cursor = some_members(KEYS[1], ARGV[1], 1, tonumber(ARGV[2]), SLICE_BYTES)
+local existed, own, long = 0, 0, 0
 for first = 1, #members, 1000 do
   local last = math.min(first + 999, #members)
   local leases, keys = {}, {}
@@ -16,6 +15,7 @@ for first = 1, #members, 1000 do
     if is_own(members[i]) then
       own = own + 1
     else
+      long = long + (#members[i] > LONGEST_KEY and 1 or 0)
       leases[#leases + 1] = side_key('lease', members[i])
       keys[#keys + 1] = members[i]
     end
@@ -36,4 +36,4 @@ if left == 0 then
     redis.call('SREM', KEYS[3], ARGV[4])
   end
 end
-return { slice[1], existed, #members - own - existed, left, lost, own }
+return { cursor, existed, #members - own - existed, left, lost, own, long }

@@ -4,13 +4,13 @@
 -- holds.
 local token = ARGV[1]
 if ARGV[2] ~= '0' and redis.call('EXISTS', KEYS[4]) == 1 then
-  local next = redis.call('GET', KEYS[2])
+  local next = text_of(KEYS[2])
   if next and string.sub(next, 1, 16) == string.sub(token, 1, 16) and string.sub(next, 18, 33) ~= string.sub(token, 18, 33) then
     redis.call('SET', KEYS[2], '-' .. token, 'PX', ARGV[2])
   end
 end
 for i = 1, 3 do
-  if redis.call('GET', KEYS[i]) == token then
+  if text_of(KEYS[i]) == token then
     redis.call('UNLINK', KEYS[i])
   end
 end

@@ -18,7 +18,7 @@ local function compare(version, fence)
   if event == '' or event ~= their_event then
     return TIED
   end
-  return tonumber(place) > tonumber(their_place) and NEWER or OLD
+  return tonumber(place) > (tonumber(their_place) or -1) and NEWER or OLD
 end
 
 -- Raises a fence to a version, and returns how the version compared to the previous one.
@@ -38,6 +38,9 @@ local function raise_fence(key, version, millis)
     redis.call('SET', key, version, 'PX', millis)
   elseif order == TIED then
     redis.call('SET', key, string.match(version, '^%d+') .. '::', 'PX', millis)
+  elseif redis.pcall('PTTL', key) == -1 then
+    -- No fence lacks a TTL: another program wrote it.
+    redis.pcall('PEXPIRE', key, millis)
   end
   return order
 end

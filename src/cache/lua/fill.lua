@@ -1,12 +1,11 @@
 -- KEYS: the key, its lease, then each tag's set and its generation. ARGV: token, sequence at the
 -- grant, value, unit, millis of the key, millis of the sets.
 -- Returns 1, or 0 if the key or a tag was invalidated since the grant, or the lease ran out.
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then
+if text_of(KEYS[2]) ~= ARGV[1] then
   return 0
 end
 for i = 4, #KEYS, 2 do
-  local generation = redis.call('GET', KEYS[i])
-  if generation and tonumber(generation) > tonumber(ARGV[2]) then
+  if is_invalidated(KEYS[i], ARGV[2]) then
     redis.call('UNLINK', KEYS[2])
     return 0
   end

@@ -4,8 +4,4 @@ local refused = tag_member(KEYS[1], ARGV[1], ARGV[3], ARGV[4])
 if refused then
   return refused
 end
-local generation = redis.call('GET', KEYS[2])
-if generation and tonumber(generation) > tonumber(ARGV[2]) then
-  return 0
-end
-return 1
+return is_invalidated(KEYS[2], ARGV[2]) and 0 or 1

@@ -5,9 +5,9 @@
 -- set. A member with a lease keeps its place, since a reader is filling it. So does a member that
 -- we may not ask about.
 -- Returns the next cursor, how many members were visited, and how many of them had no key.
-local slice = redis.call('SSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local members, cursor = some_members(KEYS[1], ARGV[1], 1, tonumber(ARGV[2]), SLICE_BYTES)
 local gone = {}
-for _, member in ipairs(slice[2]) do
+for _, member in ipairs(members) do
   if redis.pcall('EXISTS', member) == 0 and redis.pcall('EXISTS', side_key('lease', member)) == 0 then
     gone[#gone + 1] = member
   end
@@ -29,4 +29,4 @@ if ARGV[3] == '1' and #gone > 0 then
     redis.call('PEXPIRE', aside, math.max(lasts, before, 3600000))
   end
 end
-return { slice[1], #slice[2], #gone }
+return { cursor, #members, #gone }

@@ -11,14 +11,20 @@ if value then
 end
 -- A client that repeats a request without an answer finds its own token.
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  local holder = redis.call('GET', KEYS[2])
+  local holder = text_of(KEYS[2]) or ''
   if holder ~= ARGV[1] then
-    -- No lease is that long: the server's clock was set back.
-    if redis.call('PTTL', KEYS[2]) > 360000 then
+    -- No lease is that long, or lacks a TTL: the server's clock was set back, or another program
+    -- wrote it.
+    local left = redis.call('PTTL', KEYS[2])
+    if left == -1 or left > 360000 then
       redis.call('SET', KEYS[2], holder, 'XX', 'PX', ARGV[2])
     end
     return value and { 'value', value } or { 'held' }
   end
 end
-local since = KEYS[3] and (redis.call('GET', KEYS[3]) or '0') or ''
+-- A fill with 0 is refused if one of its tags has a generation.
+local since = KEYS[3] and text_of(KEYS[3]) or ''
+if KEYS[3] and not number_of(since) then
+  since = '0'
+end
 return { 'lease', since, value or nil }

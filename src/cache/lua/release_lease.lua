@@ -1,5 +1,5 @@
 -- KEYS: the key's lease. ARGV: token. Only its holder releases a lease.
-if redis.call('GET', KEYS[1]) == ARGV[1] then
+if text_of(KEYS[1]) == ARGV[1] then
   return redis.call('UNLINK', KEYS[1])
 end
 return 0

@@ -1,7 +1,7 @@
 -- The sequence gives numbers that only rise. They keep up with the clock in microseconds, so a
--- promoted replica that lacks the last steps issues none twice. A number beyond this one (the year
--- 2112) came from another program, and doubles would soon be inexact.
-local LAST_NUMBER = 4503599627370496
+-- promoted replica that lacks the last steps issues none twice. A number below this one (the year
+-- 2001) came from another program.
+local FIRST_NUMBER = 1000000000000000
 
 local function clock_micros()
   local time = redis.call('TIME')
@@ -11,8 +11,7 @@ end
 -- Returns the current number of the sequence, or nil if it is missing or not one of ours.
 local function current_number(key)
   local held = redis.pcall('GET', key)
-  local number = type(held) == 'string' and string.match(held, '^%d+$') and tonumber(held)
-  return number and number <= LAST_NUMBER and number or nil
+  return type(held) == 'string' and number_of(held) or nil
 end
 
 -- Sets the sequence, even if a key of another type has its name.

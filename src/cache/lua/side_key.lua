@@ -20,3 +20,6 @@ end
 local function is_own(key)
   return string.sub(key, 1, 8) == 'unstale:'
 end
+
+-- Maximum length of a key of a rule. `registry/reserved.rs` has the same maximum.
+local LONGEST_KEY = 8192

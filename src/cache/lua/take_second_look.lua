@@ -6,24 +6,10 @@
 local time = redis.call('TIME')
 local filled = math.floor((tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)) / tonumber(ARGV[1]))
 
--- Returns some members from the cursor on, else from the beginning: removed members leave gaps.
-local function some(aside)
-  for _, cursor in ipairs({ ARGV[3], '0' }) do
-    repeat
-      local slice = redis.call('SSCAN', aside, cursor, 'COUNT', ARGV[2])
-      if #slice[2] > 0 then
-        return slice[2]
-      end
-      cursor = slice[1]
-    until cursor == '0'
-  end
-  return {}
-end
-
 for age = 2, 3 do
   local aside = KEYS[2 + (filled - age) % 4]
   local lasts = redis.call('PTTL', aside)
-  local members = lasts == -2 and {} or some(aside)
+  local members = lasts == -2 and {} or any_members(aside, ARGV[3], tonumber(ARGV[2]))
   if #members > 0 then
     local back = {}
     for _, member in ipairs(members) do

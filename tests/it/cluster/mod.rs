@@ -2,8 +2,10 @@
 
 mod failover;
 mod fences;
+mod foreign_content;
 mod law;
 mod leases;
+mod long_members;
 mod moves;
 mod outages;
 mod permissions;
