@@ -1,15 +1,13 @@
 //! The main lane. Batches form by themselves, are applied in one round trip each, and are
-//! acknowledged whole and in order.
+//! acknowledged whole and in order, when `acknowledgement.rs` says.
 //!
 //! - `arrivals.rs`: reads deliveries, or puts them back.
-//! - `settled.rs`: acknowledges settled deliveries.
 //! - `outage.rs`: holds batches while Redis is away.
 //!
 //! Loads and drains of big tags are in `slow_lane.rs`.
 
 mod arrivals;
 mod outage;
-mod settled;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -18,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::acknowledgement::{Acknowledge, JustSettled, LaneState, Unacknowledged};
 use super::batch::{Batch, Unsettled};
 use super::in_order::InOrder;
 use super::resolver::FirstLook;
@@ -29,7 +28,6 @@ use crate::broker::{Lane, SessionEnded};
 use crate::cache::Outage;
 use arrivals::Arrivals;
 use outage::{HeldBack, hold};
-use settled::Settled;
 
 pub(super) use outage::handle;
 
@@ -44,11 +42,6 @@ const SLOW_LINK: Duration = Duration::from_micros(500);
 
 /// Number of events that make a batch on a slow link, while other batches are on their way.
 const GATHERED: usize = 50;
-
-/// Divisor of the prefetch: while deliveries keep arriving, settled ones are acknowledged once they
-/// reach this part. Each acknowledgement is an entry in the quorum queue's log, so fewer, larger
-/// ones are cheaper.
-const ACKNOWLEDGED_PART: u16 = 8;
 
 /// Time between two reports that the loop runs. Each also counts the deliveries that wait in the
 /// connection's buffer.
@@ -67,7 +60,7 @@ pub(super) async fn run(
     let resolver = &shared.main_resolver;
     let mut applying = InOrder::new();
     let mut settling = InOrder::new();
-    let mut settled = Settled::default();
+    let mut settled = Unacknowledged::default();
     // Batches that are read and not sent, since an earlier batch is not done. They are sent before
     // any other.
     let mut waiting: VecDeque<Batch> = VecDeque::new();
@@ -117,14 +110,21 @@ pub(super) async fn run(
         let is_alone = applying.is_empty();
         let gathering = !is_alone && sent_at.elapsed() < SLOW_LINK;
         let enough = |arrived| is_alone || arrived >= GATHERED;
-        let due = settled.due(is_alone && settling.is_empty(), window.has_backlog() && !stopping);
+        let due = settled.due(
+            is_alone && settling.is_empty(),
+            window.has_backlog() && !stopping,
+            Instant::now(),
+        );
         tokio::select! {
             biased;
             _ = beats.tick() => arrivals.beat(shared)?,
             batch = settling.next(), if !settling.is_empty() => {
                 let batch: Result<SettledBatch, SessionEnded> = batch;
-                let at_once = prefetch(&window, yields) / ACKNOWLEDGED_PART;
-                settled.note(arrivals.lane, &batch?, suspects, at_once)?;
+                let state = LaneState {
+                    prefetch: prefetch(&window, yields),
+                    has_suspects: suspects.any(),
+                };
+                acknowledge(arrivals.lane, &mut settled, &batch?, state)?;
             }
             applied = applying.next(), if !applying.is_empty() => {
                 let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
@@ -135,7 +135,7 @@ pub(super) async fn run(
                     }
                     Err(outage) => {
                         let mut batch = batch;
-                        settled.acknowledge(arrivals.lane)?;
+                        acknowledge_all(arrivals.lane, &mut settled)?;
                         shared.gate.close(&outage);
                         batch.not_applied(&outage);
                         // The batches that were sent behind the failed batch are applied again
@@ -188,7 +188,7 @@ pub(super) async fn run(
                 arrivals.note_if_all_read(shared)?;
             }
             () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
-            () = due, if settled.any() => settled.acknowledge(arrivals.lane)?,
+            () = at(due), if settled.any() => acknowledge_all(arrivals.lane, &mut settled)?,
         }
     }
 }
@@ -197,6 +197,40 @@ pub(super) async fn run(
 /// messages then suffer if a slow-lane message ends the worker.
 fn prefetch(window: &Window, yields: bool) -> u16 {
     if yields { window.prefetch().min(FEW) } else { window.prefetch() }
+}
+
+/// Waits until then; `None` means not at all.
+async fn at(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+/// Adds a settled batch, and acknowledges what is due.
+fn acknowledge(
+    lane: &Lane,
+    settled: &mut Unacknowledged,
+    (batch, has_republished): &SettledBatch,
+    state: LaneState,
+) -> Result<(), SessionEnded> {
+    let just_settled = JustSettled {
+        through: batch.last_tag(),
+        deliveries: batch.deliveries().len(),
+        has_republished: *has_republished,
+    };
+    match settled.add(just_settled, state, Instant::now()) {
+        Acknowledge::Later => Ok(()),
+        Acknowledge::Through(tag) => lane.ack_through(tag),
+        Acknowledge::EachAlone { before } => {
+            before.map_or(Ok(()), |tag| lane.ack_through(tag))?;
+            batch.deliveries().iter().try_for_each(|delivery| lane.ack_one(delivery.tag()))
+        }
+    }
+}
+
+/// Acknowledges all settled deliveries.
+fn acknowledge_all(lane: &Lane, settled: &mut Unacknowledged) -> Result<(), SessionEnded> {
+    settled.take().map_or(Ok(()), |tag| lane.ack_through(tag))
 }
 
 /// A batch, and true if messages were republished for it.

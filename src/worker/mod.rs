@@ -2,7 +2,7 @@
 //!
 //! In reading order:
 //! - Events: `supervisor`, `main_lane`, `slow_lane`, `taken`, `intake`, `resolver`, `account`,
-//!   `batch`, `copies`.
+//!   `batch`, `copies`, `acknowledgement`.
 //! - Loads: `fill`, `filling`.
 //! - Flow: `gate`, `window`, `in_flight`, `in_order`, `suspects`, `survivors`, `yielding`.
 //! - Heals: `checkpoint`, `low`, `unread`, `samples`, `healing`, `owed`, `birth`, `census`,
@@ -13,6 +13,7 @@
 //! determines what an effect does.
 
 mod account;
+mod acknowledgement;
 mod again;
 mod batch;
 mod birth;

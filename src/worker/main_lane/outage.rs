@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Arrivals;
-use super::settled::Settled;
-use super::{BEAT, SettledBatch};
+use super::{BEAT, SettledBatch, acknowledge};
 use crate::broker::{SessionEnded, Tag};
 use crate::cache::Outage;
+use crate::worker::acknowledgement::{LaneState, Unacknowledged};
 use crate::worker::batch::Batch;
 use crate::worker::in_order::InOrder;
 use crate::worker::resolver::FirstLook;
@@ -39,7 +39,7 @@ pub(super) async fn hold<F>(
     shared: &Shared,
     arrivals: &mut Arrivals<'_>,
     settling: &mut InOrder<F>,
-    settled: &mut Settled,
+    settled: &mut Unacknowledged,
     HeldBack { outage, since, batches, mut takes }: HeldBack<'_>,
     stop: &CancellationToken,
     suspects: &mut Suspects<'_>,
@@ -58,7 +58,8 @@ where
             tokio::select! {
                 biased;
                 batch = settling.next(), if !settling.is_empty() => {
-                    settled.note(arrivals.lane, &batch?, suspects, 0)?;
+                    let state = LaneState { prefetch: 0, has_suspects: suspects.any() };
+                    acknowledge(arrivals.lane, settled, &batch?, state)?;
                     arrivals.count(shared);
                 }
                 _ = beats.tick() => arrivals.beat(shared)?,
@@ -85,7 +86,8 @@ where
         // An alarm of the broker may block this for ever.
         let settle_all = async {
             while !settling.is_empty() {
-                settled.note(arrivals.lane, &settling.next().await?, suspects, 0)?;
+                let state = LaneState { prefetch: 0, has_suspects: suspects.any() };
+                acknowledge(arrivals.lane, settled, &settling.next().await?, state)?;
             }
             Ok::<(), SessionEnded>(())
         };
