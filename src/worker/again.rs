@@ -55,7 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
 /// more.
 async fn pass(shared: &Shared, token: &str) -> Result<bool, CommandError> {
     let passes = shared.cache.run_second_deletes(token).await?;
-    super::slow_lane::tell_of_lost(passes.lost);
+    super::drain::log_lost(passes.lost);
     for cause in &passes.failed {
         warn!(%cause, "a second pass failed");
     }

@@ -21,6 +21,7 @@ mod brokers;
 mod census;
 mod checkpoint;
 mod copies;
+mod drain;
 mod fill;
 pub mod filling;
 mod gate;
@@ -28,19 +29,21 @@ mod healing;
 mod in_flight;
 mod in_order;
 mod intake;
+mod lane_end;
 mod low;
 mod main_lane;
 mod mend;
 mod owed;
+mod pipeline;
 mod reload;
 mod report;
 mod resolver;
 mod samples;
+mod slow_delivery;
 mod slow_lane;
 mod supervisor;
 mod survivors;
 mod suspects;
-mod taken;
 mod unread;
 mod upkeep;
 mod window;
@@ -66,17 +69,19 @@ use crate::plan::{RetrySchedule, SettlePolicy};
 use crate::registry::Registry;
 use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
 
+use batch::Settler;
 use birth::Birth;
 use brokers::Brokers;
+use copies::{Publisher, Republishing};
 use gate::Gate;
 use healing::{Healer, Unhealed};
 use in_flight::InFlight;
 use low::Low;
 use owed::Owed;
+use pipeline::Pipeline;
 use report::Reporter;
 use resolver::Resolver;
 use supervisor::Supervisor;
-use survivors::Survivors;
 
 /// A registry in use, with its metrics and its loaders.
 #[derive(Debug)]
@@ -104,7 +109,6 @@ struct Shared {
     signer: Signer,
     gate: Gate,
     in_flight: InFlight,
-    survivors: Arc<Survivors>,
     main_resolver: Resolver,
     slow_resolver: Resolver,
     readiness: Readiness,
@@ -120,16 +124,6 @@ struct Shared {
     event_log: EventLog,
     /// Notified when the report in Redis has changed and must not wait for its interval.
     report_changed: Notify,
-}
-
-/// Why a lane ended before its session did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LaneEnd {
-    /// A stop was requested, and every delivery in flight is settled.
-    Stopped,
-    /// Redis was away too long, or a stop was requested while it was away. The deliveries in flight
-    /// are requeued.
-    GaveBack,
 }
 
 /// How the worker ended.
@@ -187,6 +181,7 @@ pub async fn run(
     let grace = config.shutdown_grace;
     let (abandoned, stuck) = (Arc::<AtomicUsize>::default(), CancellationToken::new());
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
+    let low = Low::new(metrics.clone());
     let shared = Arc::new(Shared {
         policy: SettlePolicy {
             retry_schedule: RetrySchedule(config.amqp.retry_delays.clone()),
@@ -202,12 +197,11 @@ pub async fn run(
         reloaded: Notify::new(),
         refused_registry: ArcSwapOption::empty(),
         gate: Gate::new(readiness.clone(), metrics.clone()),
-        in_flight: InFlight::new(metrics.clone()),
-        survivors: Arc::default(),
-        main_resolver: Resolver::new(LaneName::Main, &abandoned, &stuck),
-        slow_resolver: Resolver::new(LaneName::Slow, &abandoned, &stuck),
+        in_flight: InFlight::new(low.clone(), metrics.clone()),
+        main_resolver: Resolver::new((LaneName::Main, config.reading), &abandoned, &stuck),
+        slow_resolver: Resolver::new((LaneName::Slow, config.reading), &abandoned, &stuck),
         readiness: readiness.clone(),
-        low: Low::new(),
+        low,
         birth: Birth::default(),
         brokers: Brokers::default(),
         owed: Owed::default(),
@@ -331,6 +325,33 @@ impl Shared {
         let secret = self.cache.signing_secret(self.signer.secret().as_deref()).await?;
         self.signer.learn(&secret);
         Ok(())
+    }
+
+    /// Returns everything that a publisher of a session needs.
+    fn republishing(&self) -> Republishing<'_> {
+        Republishing {
+            reading: self.config.reading,
+            signer: &self.signer,
+            low: &self.low,
+            metrics: &self.metrics,
+            event_log: &self.event_log,
+        }
+    }
+
+    /// Returns what settles the batches of a lane.
+    fn settler<'s>(&'s self, publisher: &'s Publisher<'s>) -> Settler<'s> {
+        let reading = self.config.reading;
+        Settler { policy: &self.policy, publisher, metrics: &self.metrics, reading }
+    }
+
+    /// Returns the steps that the deliveries of a lane pass through.
+    fn pipeline<'s>(&'s self, lane: LaneName, settler: &'s Settler<'s>) -> Pipeline<'s> {
+        let resolver = match lane {
+            LaneName::Main => &self.main_resolver,
+            LaneName::Slow => &self.slow_resolver,
+        };
+        let Self { in_flight, live, cache, gate, .. } = self;
+        Pipeline { in_flight, live, resolver, cache, gate, settler }
     }
 
     /// Returns the maximum time that a retry message waits, also on another worker's retry

@@ -86,10 +86,11 @@ mod tests {
 
     use super::super::low::Low;
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[tokio::test]
     async fn a_node_that_lags_is_not_another_stream() {
-        let low = Low::new();
+        let low = Low::new(Metrics::new());
         low.begin(SystemTime::now(), 80, None);
         let sampled = async |offset, end: Option<u64>| {
             let survey = async || Ok(end.expect("no survey"));

@@ -9,11 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::copies::Publisher;
+use super::lane_end::{LaneEnd, Until};
 use super::low::Look;
-use super::suspects::{self, Suspects, Until, WoundDown};
+use super::pipeline::Pipeline;
+use super::suspects::{self, Suspects, WoundDown};
 use super::window::Window;
 use super::yielding::Yielding;
-use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
+use super::{Shared, census, healing, main_lane, mend, slow_lane};
 use crate::backoff::Backoff;
 use crate::broker::{
     BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
@@ -205,7 +208,7 @@ impl<'s> Supervisor<'s> {
         self.readiness.beats_no_more();
         // A lost connection and a requeue by this worker raise redelivery counts. They are no sign
         // of poison.
-        self.shared.survivors.session_ended(match &ended {
+        self.shared.in_flight.forgive_dropped(match &ended {
             Ok(_) => true,
             Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
         });
@@ -256,16 +259,20 @@ impl<'s> Supervisor<'s> {
         }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
-        let main_publisher =
-            copies::Publisher::new(session.publisher().await?, session.names().clone());
-        let slow_publisher =
-            copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let republishing = shared.republishing();
+        let publisher = |channel| Publisher::new(channel, session.names().clone(), republishing);
+        let main_publisher = publisher(session.publisher().await?);
+        let slow_publisher = publisher(session.publisher().await?);
+        let main_settler = shared.settler(&main_publisher);
+        let slow_settler = shared.settler(&slow_publisher);
+        let main_pipeline = shared.pipeline(LaneName::Main, &main_settler);
+        let slow_pipeline = shared.pipeline(LaneName::Slow, &slow_settler);
         let careful = std::mem::take(&mut self.careful);
         self.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end,
+            end = lanes(shared, (&mut main, main_pipeline), (&mut slow, slow_pipeline), careful, stop) => end,
             ended = watch.ended() => Err(ended),
             ended = bind(shared, session) => Err(ended),
             never = tell_of_alarms(shared, alarms) => match never {},
@@ -275,7 +282,7 @@ impl<'s> Supervisor<'s> {
         for lane in [&mut main, &mut slow] {
             // Deliveries that arrived before the end are still in the buffer.
             let _ = lane.take_in();
-            shared.survivors.note(lane.not_given_out());
+            shared.in_flight.drop_unread(lane.not_given_out());
         }
         let end = end?;
         if end == LaneEnd::GaveBack {
@@ -302,8 +309,8 @@ impl Drop for Supervisor<'_> {
 /// time they wound down for suspected poison messages.
 async fn lanes(
     shared: &Shared,
-    (main, main_publisher): (&mut Lane, &copies::Publisher),
-    (slow, slow_publisher): (&mut Lane, &copies::Publisher),
+    (main, main_pipeline): (&mut Lane, Pipeline<'_>),
+    (slow, slow_pipeline): (&mut Lane, Pipeline<'_>),
     careful: bool,
     stop: &CancellationToken,
 ) -> Result<LaneEnd, SessionEnded> {
@@ -314,12 +321,11 @@ async fn lanes(
         let mut in_main = Suspects::new(&wind_down);
         let end = both(
             shared,
-            main_lane::run(shared, main, main_publisher, window, &yielding, stop, &mut in_main),
+            main_lane::run(shared, main, main_pipeline, window, &yielding, stop, &mut in_main),
             slow_side(
-                shared,
                 slow,
-                slow_publisher,
-                slow_after,
+                slow_pipeline,
+                (shared.slow_prefetch(), slow_after),
                 &yielding,
                 Until { no_more: &wind_down, stop },
             ),
@@ -332,19 +338,19 @@ async fn lanes(
             WoundDown {
                 name: LaneName::Main,
                 lane: &mut *main,
-                publisher: main_publisher,
+                pipeline: main_pipeline,
                 suspects: in_main.into_found(),
             },
             WoundDown {
                 name: LaneName::Slow,
                 lane: &mut *slow,
-                publisher: slow_publisher,
+                pipeline: slow_pipeline,
                 suspects: Vec::new(),
             },
         ];
         let until = Until { no_more: stop, stop };
         let end = tokio::select! {
-            end = suspects::handle(shared, lanes, until) => end?,
+            end = suspects::handle(lanes, until) => end?,
             never = beat(shared) => match never {},
         };
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
@@ -357,17 +363,16 @@ async fn lanes(
 /// Runs the slow lane until it must wind down. Handles each suspected poison message that it finds
 /// alone in this lane.
 async fn slow_side(
-    shared: &Shared,
     lane: &mut Lane,
-    publisher: &copies::Publisher,
-    mut after: Duration,
+    pipeline: Pipeline<'_>,
+    (prefetch, mut after): (u16, Duration),
     yielding: &Yielding,
     until: Until<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     loop {
         let wind_down = until.no_more.child_token();
         let mut found = Suspects::new(&wind_down);
-        let end = slow_lane::run(shared, lane, publisher, after, until, &mut found).await?;
+        let end = slow_lane::run(lane, pipeline, (prefetch, after), until, &mut found).await?;
         if end == LaneEnd::GaveBack || !found.any() {
             return Ok(end);
         }
@@ -376,10 +381,10 @@ async fn slow_side(
         let lanes = [WoundDown {
             name: LaneName::Slow,
             lane: &mut *lane,
-            publisher,
+            pipeline,
             suspects: found.into_found(),
         }];
-        let end = suspects::handle(shared, lanes, until).await?;
+        let end = suspects::handle(lanes, until).await?;
         if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
             return Ok(end);
         }

@@ -21,7 +21,7 @@ impl Unread {
     ) {
         let mut deliveries = deliveries.peekable();
         // Takes the new holding first, so that the rest is covered all the time.
-        let covers = deliveries.peek().is_some().then(|| low.take(deliveries));
+        let covers = deliveries.peek().is_some().then(|| low.take_unread(deliveries));
         self.are_none();
         self.0.extend(covers);
     }
@@ -29,7 +29,7 @@ impl Unread {
     /// Covers these deliveries too, which are put back.
     pub(super) fn put_back(&mut self, low: &Low, deliveries: &[Delivery]) {
         if !deliveries.is_empty() {
-            self.0.push(low.take(deliveries));
+            self.0.push(low.take_unread(deliveries));
         }
     }
 
@@ -49,10 +49,11 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn what_waits_unread_holds_the_low_watermark_back_until_it_is_given_out() {
-        let low = Low::new();
+        let low = Low::new(Metrics::new());
         low.begin(UNIX_EPOCH + Duration::from_millis(900), 9, None);
         low.set_lowest(Some(300.into()));
         let new = Delivery::of("events", "a", b"{}");

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::rounds::{Rounds, Step};
-use super::{Shared, slow_lane};
+use super::{Shared, drain};
 use crate::cache::{Asides, CommandError, Eviction, Outage, SCAN_STEP, new_token};
 
 /// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
@@ -175,7 +175,7 @@ async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, Comm
         }
     };
     let drained = shared.cache.drain_all(&cancel, give_up_in_time).await?;
-    slow_lane::tell_of_lost(drained.lost);
+    drain::log_lost(drained.lost);
     if drained.existed + drained.gone > 0 {
         info!(keys = drained.existed, "drained tags that an earlier invalidation had left over");
     }

@@ -30,7 +30,7 @@ fn bound_in(low: &Low, delay: Duration) -> u64 {
 
 #[test]
 fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     assert_eq!(low.now().time_ms, 0, "the queue may hold what is as old as anything");
     low.looked(look(500, true));
     assert_eq!(low.now().time_ms, 0, "what was delivered before may wait to be read");
@@ -45,7 +45,7 @@ fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
 
 #[test]
 fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     quiet(&low, 500);
     let (settled, given_back) = (low.take(&event()), low.take(&event()));
     quiet(&low, 900);
@@ -62,7 +62,7 @@ fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
 
 #[test]
 fn copies_keep_it_back_until_they_are_due_and_gone() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     quiet(&low, 900);
     low.copied(LaneName::Main, Duration::from_secs(600), 300.into());
     seen_empty_in(&low, LATER);
@@ -78,7 +78,7 @@ fn copies_keep_it_back_until_they_are_due_and_gone() {
 /// A deploy, or a dead worker: no message of the stopped workers waits anywhere.
 #[test]
 fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     let before = Look { retries_empty_since: Some(Instant::now()), ..look(900, true) };
     low.inherit(Some(200.into()), Duration::from_secs(600), true);
     quiet(&low, 900);
@@ -99,7 +99,7 @@ fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
 
 #[test]
 fn a_session_that_ends_gives_back_what_nobody_has_read() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     quiet(&low, 500);
     low.set_lowest(Some(400.into()));
     low.session_ended();
@@ -119,7 +119,7 @@ fn a_session_that_ends_gives_back_what_nobody_has_read() {
 
 #[test]
 fn a_new_worker_answers_for_those_that_are_gone() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     low.inherit(Some(200.into()), Duration::ZERO, true);
     quiet(&low, 900);
     assert_eq!(low.now().time_ms, 200);
@@ -140,7 +140,7 @@ fn sampled_before(low: &Low, ago: Duration, offset: u64) {
 
 #[test]
 fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     low.begin(UNIX_EPOCH + Duration::from_millis(500), 10, None);
     assert_eq!(low.now(), LowWatermark { time_ms: 500, offset: Some(10) });
     sampled_before(&low, Duration::from_secs(70), 20);
@@ -159,7 +159,7 @@ fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
 
 #[test]
 fn a_stream_that_began_anew_is_healed_from_its_beginning() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     low.begin(UNIX_EPOCH + Duration::from_millis(500), 10, None);
     let _taken = low.take(&event());
     sampled_before(&low, Duration::from_secs(70), 20);
@@ -169,7 +169,7 @@ fn a_stream_that_began_anew_is_healed_from_its_beginning() {
 
 #[test]
 fn after_a_heal_only_what_is_in_hand_lies_before_it() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     low.inherit(Some(200.into()), Duration::from_secs(600), true);
     assert!(!low.is_all_settled(), "copies of those that are gone may wait");
     low.begin(UNIX_EPOCH + Duration::from_millis(900), 7, None);
@@ -185,7 +185,7 @@ fn after_a_heal_only_what_is_in_hand_lies_before_it() {
 /// The heal applies neither the event in its queue nor the republished one.
 #[test]
 fn what_a_heal_left_out_keeps_it_back() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     quiet(&low, 500);
     low.copied(
         LaneName::Main,
@@ -207,7 +207,7 @@ fn what_a_heal_left_out_keeps_it_back() {
 
 #[test]
 fn what_others_left_is_inherited_until_a_heal_has_applied_it() {
-    let low = Low::new();
+    let low = Low::new(Metrics::new());
     low.inherit(None, Duration::ZERO, true);
     assert_eq!(low.inherited(), None);
     let lowest = LowWatermark { time_ms: 300, offset: Some(4) };
