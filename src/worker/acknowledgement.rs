@@ -1,8 +1,8 @@
 //! Decides when the main lane acknowledges settled deliveries.
 //!
-//! A delivery is settled once Redis has answered for each of its effects, and RabbitMQ has confirmed
-//! each message that was republished for it. Nothing is acknowledged before. One `basic.ack` with
-//! `multiple` acknowledges all settled deliveries, at the first of these moments:
+//! A delivery is settled once Redis has answered for each of its effects, and RabbitMQ has
+//! confirmed each message that was republished for it. Nothing is acknowledged before. One
+//! `basic.ack` with `multiple` acknowledges all settled deliveries, at the first of these moments:
 //! - At once, if the batch has republished messages. Until then a crash would publish them twice.
 //! - At once, if [`ACKNOWLEDGED_PART`] of the prefetch is settled.
 //! - If nothing else is in flight: at once, or with a backlog after [`MORE_COMES`] without a new

@@ -15,12 +15,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, error};
 
-use super::Live;
 use super::account::Charge;
 use super::acknowledgement::JustSettled;
 use super::copies::{self, Order, Publisher};
 use super::in_flight::Taken;
 use super::intake::Request;
+use super::live::Live;
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::{Cache, Outage};
 use crate::event::Reading;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::Live;
+use super::live::Live;
 use super::low::Low;
 use crate::broker::{
     self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, Signer,

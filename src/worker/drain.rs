@@ -2,8 +2,8 @@
 
 use tracing::error;
 
-use super::Live;
 use super::lane_end::Until;
+use super::live::Live;
 use crate::cache::{Cache, Outage};
 use crate::plan::EffectOutcome;
 use crate::registry::Effect;

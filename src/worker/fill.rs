@@ -2,10 +2,10 @@
 //!
 //! The steps of a fill are in `filling.rs`.
 
-use super::Live;
 use super::batch::Contents;
 use super::filling::{self, FillPace, Filling, Source};
 use super::lane_end::Until;
+use super::live::Live;
 use super::pipeline::Pipeline;
 use crate::cache::{Outage, new_token};
 use crate::loader::{Admitted, LoadContext, LoadError, LoadOutcome};

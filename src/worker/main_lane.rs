@@ -21,13 +21,13 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::acknowledgement::{Acknowledge, LaneState, Unacknowledged};
 use super::batch::{Applied, NotApplied, Resolved, Settled};
 use super::in_order::InOrder;
 use super::lane_end::LaneEnd;
 use super::pipeline::Pipeline;
 use super::resolver::FirstLook;
+use super::shared::Shared;
 use super::suspects::Suspects;
 use super::window::{FEW, Window};
 use super::yielding::{self, Yielding};
@@ -49,7 +49,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
     suspects: &mut Suspects<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
-    let arrivals = Arrivals::new(lane, pipeline, &shared.low, &shared.readiness);
+    let arrivals = Arrivals::new(lane, pipeline, &shared.heal_state.low, &shared.readiness);
     let mut lane = MainLane::new(shared, arrivals, pipeline, window, suspects, stop);
     let mut asked = yielding.asked();
     lane.arrivals.lane.consume(lane.prefetch()).await?;
@@ -209,7 +209,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
                 Event::YieldAsked(asked)
             }
             batch = self.reading.next(), if !self.reading.is_empty() => Event::Read(batch),
-            () = self.shared.low.asks(), if !self.stopping => Event::QueueSeenEmpty,
+            () = self.shared.heal_state.low.asks(), if !self.stopping => Event::QueueSeenEmpty,
             arrived = self.arrivals.lane.next_batch_of(enough, self.shared.config.batch),
                 if matches!(take, Take::AtLeast(_)) => Event::Arrived(arrived),
             () = at(Some(self.sent_at + SLOW_LINK)), if take == Take::AfterSlowLink => {

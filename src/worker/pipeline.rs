@@ -1,13 +1,12 @@
 //! The steps that each delivery of a lane passes through.
 
-use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Live;
 use super::batch::{NotApplied, Settler};
 use super::gate::Gate;
 use super::in_flight::{InFlight, Taken};
+use super::live::CurrentRegistry;
 use super::resolver::Resolver;
 use crate::broker::{SessionEnded, Tag};
 use crate::cache::Cache;
@@ -17,7 +16,7 @@ use crate::cache::Cache;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pipeline<'s> {
     pub(super) in_flight: &'s InFlight,
-    pub(super) live: &'s ArcSwap<Live>,
+    pub(super) registry: &'s CurrentRegistry,
     pub(super) resolver: &'s Resolver,
     pub(super) cache: &'s Cache,
     pub(super) gate: &'s Gate,
@@ -32,7 +31,7 @@ impl Pipeline<'_> {
         stop: &CancellationToken,
         taken: Taken,
     ) -> Result<Option<Tag>, SessionEnded> {
-        let mut batch = self.resolver.read_one(self.live.load_full(), taken).await;
+        let mut batch = self.resolver.read_one(self.registry.load_full(), taken).await;
         let mut held_since = None;
         loop {
             let NotApplied { batch: mut held, outage } = match batch.apply(self.cache).await {

@@ -17,11 +17,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::Live;
 use super::account::{Account, Charge};
 use super::batch::Resolved;
 use super::in_flight::Taken;
 use super::intake::Request;
+use super::live::Live;
 
 use crate::broker::{Delivery, LaneName};
 use crate::event::Reading;

@@ -22,7 +22,7 @@ pub(super) async fn handle(
     until: Until<'_>,
     taken: Taken,
 ) -> Result<Option<Tag>, SessionEnded> {
-    let mut batch = pipeline.resolver.read_one(pipeline.live.load_full(), taken).await;
+    let mut batch = pipeline.resolver.read_one(pipeline.registry.load_full(), taken).await;
     let mut tokens = Tokens::new();
     let mut held_since = None;
     loop {

@@ -60,12 +60,12 @@ impl<'l> Arrivals<'l> {
         mut arrived: Vec<Delivery>,
     ) -> Option<FirstLook> {
         self.count();
-        let Pipeline { in_flight, resolver, live, .. } = self.pipeline;
+        let Pipeline { in_flight, resolver, registry, .. } = self.pipeline;
         suspects.take_from(in_flight, &mut arrived);
         if arrived.is_empty() {
             return None;
         }
-        let (read, left) = resolver.read(live.load_full(), in_flight.take(arrived));
+        let (read, left) = resolver.read(registry.load_full(), in_flight.take(arrived));
         self.unread.put_back(self.low, &left);
         self.lane.put_back(left);
         Some(read)
