@@ -13,7 +13,7 @@
 //! are between the tags of settled deliveries.
 //!
 //! `main_lane.rs` acknowledges as decided here. The slow lane acknowledges each delivery alone as
-//! soon as it is settled, and so does `suspects.rs`.
+//! soon as it is settled, and so does `suspected_poison.rs`.
 
 use std::time::{Duration, Instant};
 

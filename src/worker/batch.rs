@@ -17,10 +17,10 @@ use tracing::{debug, error};
 
 use super::account::Charge;
 use super::acknowledgement::JustSettled;
-use super::copies::{self, Order, Publisher};
 use super::in_flight::Taken;
 use super::intake::Request;
 use super::live::Live;
+use super::republish::{self, Order, Publisher};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::{Cache, Outage};
 use crate::event::Reading;
@@ -384,7 +384,7 @@ impl Settler<'_> {
                     metrics.effects(effect.rule, 1);
                     if let Some(log) = &log {
                         let message = contents.taken.deliveries[event as usize].message();
-                        let read = copies::decoded(&message, self.reading);
+                        let read = republish::decoded(&message, self.reading);
                         let rule = &contents.live.registry.rules()[effect.rule.0 as usize].name;
                         log.took_effect(effect, rule, read.as_ref().map(|event| &*event.id));
                     }

@@ -106,7 +106,9 @@ pub(super) async fn compare(heals: Heals<'_>) -> Result<(), CommandError> {
 async fn compare_with_checkpoints(heals: Heals<'_>) {
     // Without one, no worker ran before, another worker lives, or a heal has just applied all of
     // the history.
-    let Some(LowWatermark { offset: Some(from), .. }) = heals.state.low.inherited() else { return };
+    let Some(LowWatermark { offset: Some(from), .. }) = heals.state.watermark.inherited() else {
+        return;
+    };
     // Nothing can make up for it, and the log names the fault already.
     if heals.state.history_fault.load().is_some() {
         return;

@@ -63,14 +63,14 @@ pub(super) async fn tick(heals: Heals<'_>) -> Infallible {
 /// checkpoint covers as of this tick.
 async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
     let Heals { cache, config, registry, metrics, state, .. } = heals;
-    let (low, owed) = (&state.low, &state.owed);
-    let tick = cache.tick(low.now()).await?;
+    let (watermark, owed) = (&state.watermark, &state.owed);
+    let tick = cache.tick(watermark.now()).await?;
     if let Tick::Good(marks) = &tick {
-        low.set_lowest(marks.lowest());
+        watermark.set_lowest(marks.lowest());
         let knows_others = !marks.steps_but(&config.amqp.retry_delays).is_empty();
         state.knows_other_steps.store(knows_others, Ordering::Relaxed);
-        state.birth.note(cache, marks).await?;
-        state.brokers.note(cache, &config.amqp, marks).await?;
+        state.history_start.note(cache, marks).await?;
+        state.broker_identity.note(cache, &config.amqp, marks).await?;
         if !covered.is_empty() {
             cache.take_over(covered).await?;
         }
@@ -78,7 +78,7 @@ async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, 
             marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
         log_gone(&gone);
         if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
-            low.take_over(bound, heals.longest_wait(marks));
+            watermark.take_over(bound, heals.longest_wait(marks));
         }
         *covered = gone;
         owed.saw(marks.owed().all, marks.unhealed_by(registry.load().registry.digest()).is_some());
@@ -121,7 +121,8 @@ pub(super) async fn give_turn_up(heals: Heals<'_>) {
 /// Removes this worker's checkpoint, once everything is settled or requeued.
 pub(super) async fn leave(heals: Heals<'_>) {
     give_turn_up(heals).await;
-    let left = heals.cache.leave(heals.state.low.now(), heals.state.low.is_all_settled());
+    let left =
+        heals.cache.leave(heals.state.watermark.now(), heals.state.watermark.is_all_settled());
     // Otherwise another worker takes over after 10 s.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }

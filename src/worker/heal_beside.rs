@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::heal_record::{LEFT_OUT, details, outage};
 use super::heal_state::Heals;
 use super::live::Live;
-use super::owed::Owed;
+use super::owed_heals::OwedHeals;
 use crate::cache::{Cache, Checkpoints, FieldChange, HealFrom, HealTurn, Outage, OwedHeal};
 use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
 
@@ -56,7 +56,7 @@ pub(super) async fn run(heals: Heals<'_>) {
 }
 
 /// Saves in Redis each owed heal that it does not hold yet, then asks for the heal.
-async fn save_once(owed: &Owed, cache: &Cache) -> Result<(), Outage> {
+async fn save_once(owed: &OwedHeals, cache: &Cache) -> Result<(), Outage> {
     while let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
         cache.owe_heal(&unsaved).await.map_err(outage)?;
         owed.change(|state| {
@@ -196,10 +196,10 @@ async fn perform(
     guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
     guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
     info!(%from, "{why}: applying the history again beside the events that come");
-    let known = state.low.newest_sample();
+    let known = state.watermark.newest_sample();
     let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
     let judged = match healed {
-        Ok(healed) => state.birth.judge(config, marks, (from, known), healed).await,
+        Ok(healed) => state.history_start.judge(config, marks, (from, known), healed).await,
         not_healed => not_healed,
     };
     match judged {

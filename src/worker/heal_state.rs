@@ -7,12 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use super::birth::Birth;
-use super::brokers::Brokers;
+use super::broker_identity::BrokerIdentity;
 use super::gate::Gate;
+use super::history_start::HistoryStart;
 use super::live::CurrentRegistry;
-use super::low::Low;
-use super::owed::Owed;
+use super::low_watermark::Watermark;
+use super::owed_heals::OwedHeals;
 use crate::cache::{Cache, Checkpoints};
 use crate::config::Config;
 use crate::http::Readiness;
@@ -21,10 +21,10 @@ use crate::telemetry::Metrics;
 /// Everything that this worker knows of events that may be unapplied.
 #[derive(Debug)]
 pub(super) struct HealState {
-    pub(super) low: Low,
-    pub(super) birth: Birth,
-    pub(super) brokers: Brokers,
-    pub(super) owed: Owed,
+    pub(super) watermark: Watermark,
+    pub(super) history_start: HistoryStart,
+    pub(super) broker_identity: BrokerIdentity,
+    pub(super) owed: OwedHeals,
     /// True if no queues existed before the first session. `None` until that session has begun.
     pub(super) first_ever: watch::Sender<Option<bool>>,
     /// Why the broker does not serve the history.
@@ -47,12 +47,12 @@ pub(super) struct Heals<'s> {
 
 impl HealState {
     /// Returns a state that knows nothing.
-    pub(super) fn new(config: &Config, low: Low) -> Self {
+    pub(super) fn new(config: &Config, watermark: Watermark) -> Self {
         Self {
-            owed: Owed::new(config, low.clone()),
-            low,
-            birth: Birth::default(),
-            brokers: Brokers::default(),
+            owed: OwedHeals::new(config, watermark.clone()),
+            watermark,
+            history_start: HistoryStart::default(),
+            broker_identity: BrokerIdentity::default(),
             first_ever: watch::Sender::new(None),
             history_fault: ArcSwapOption::empty(),
             knows_other_steps: AtomicBool::new(false),

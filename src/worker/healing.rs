@@ -1,7 +1,8 @@
 //! Determines whether Redis holds everything that it confirmed, and heals it otherwise. No worker
 //! consumes until one worker has applied the history again from before the loss.
 //!
-//! If the broker cannot serve the history, the heal is owed (see `owed.rs`) and consuming goes on.
+//! If the broker cannot serve the history, the heal is owed (see `owed_heals.rs`) and consuming
+//! goes on.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -80,8 +81,10 @@ impl<'s> Healer<'s> {
         state.is_first_ever().await;
         if config.heals() {
             let is_first = !self.remembers.load(Ordering::Relaxed);
-            if let Err(cause) =
-                state.brokers.settle(cache, readiness, (config, &state.owed), is_first).await?
+            if let Err(cause) = state
+                .broker_identity
+                .settle(cache, readiness, (config, &state.owed), is_first)
+                .await?
             {
                 return Err(Unhealed::SharedMarks(cause));
             }
@@ -96,15 +99,15 @@ impl<'s> Healer<'s> {
 
     async fn enter(&self) -> Result<(), Unhealed> {
         let Heals { cache, metrics, config, readiness, state, .. } = self.heals;
-        let low = &state.low;
+        let watermark = &state.watermark;
         let mut backoff = Backoff::new(RECONNECT_PAUSES);
         let mut unreadable_since: Option<Instant> = None;
         loop {
             self.survive().await?;
-            if let Entered::Good(marks) = cache.enter(low.now()).await? {
+            if let Entered::Good(marks) = cache.enter(watermark.now()).await? {
                 if !self.remembers.swap(true, Ordering::Relaxed) {
                     let is_alone = !marks.others_consume(cache.id());
-                    low.inherit(marks.lowest(), self.heals.longest_wait(&marks), is_alone);
+                    watermark.inherit(marks.lowest(), self.heals.longest_wait(&marks), is_alone);
                     if marks.lowest().is_some() {
                         info!(
                             from = %from(&marks), is_alone,
@@ -189,7 +192,7 @@ impl<'s> Healer<'s> {
     /// Owes the heal, so that consuming goes on. Returns false if the heal must be tried again.
     async fn owe(&self, marks: &Checkpoints, cause: String) -> Result<bool, Unhealed> {
         let Heals { cache, config, state, .. } = self.heals;
-        let (low, owed) = (&state.low, &state.owed);
+        let (watermark, owed) = (&state.watermark, &state.owed);
         let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
             %cause, %from,
@@ -204,12 +207,12 @@ impl<'s> Healer<'s> {
             false,
             HealDetails { owed: Some(Owed::Due), ..HealDetails::default() },
         );
-        if !cache.finish_heal(Some(&record), &[], low.now()).await? {
+        if !cache.finish_heal(Some(&record), &[], watermark.now()).await? {
             return Ok(false);
         }
         self.has_begun.store(false, Ordering::Relaxed);
         if !self.remembers.swap(true, Ordering::Relaxed) {
-            low.inherit(marks.lowest(), self.heals.longest_wait(marks), false);
+            watermark.inherit(marks.lowest(), self.heals.longest_wait(marks), false);
         }
         owed.knows(said);
         Ok(true)
@@ -218,7 +221,7 @@ impl<'s> Healer<'s> {
     /// Heals, in this worker's turn. Returns false if the heal must begin again.
     async fn heal(&self, marks: &Checkpoints) -> Result<bool, NotHealed> {
         let Heals { cache, config, registry, metrics, state, .. } = self.heals;
-        let low = &state.low;
+        let watermark = &state.watermark;
         // The log mentions a heal only if both servers were reached and a history exists.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none()
@@ -251,25 +254,25 @@ impl<'s> Healer<'s> {
         // The number of heals that died, and their events, must outlive this heal.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
-        let known = low.newest_sample();
+        let known = watermark.newest_sample();
         let healed = if has_nothing {
             Healed::NoHistory
         } else {
             heal(config, &live.registry, cache, (from, None), &guard).await?
         };
         if is_new_broker && marks.lowest().is_some() {
-            state.birth.is_now();
+            state.history_start.is_now();
         }
-        let healed = state.birth.judge(config, marks, (from, known), healed).await?;
+        let healed = state.history_start.judge(config, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
         let record = match &healed {
             // A first start, with a queue and a history as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
-                low.begin(began.1, *end, None);
+                watermark.begin(began.1, *end, None);
                 None
             }
             Healed::Applied { events, begin, complete, end, passed_over, .. } => {
-                low.begin(began.1, *end, passed_over.iter().min().copied());
+                watermark.begin(began.1, *end, passed_over.iter().min().copied());
                 // Without events, other rules would change nothing.
                 if *events > 0 || !complete || goes_on.is_some() {
                     changes = marks.note_heal(
@@ -291,11 +294,11 @@ impl<'s> Healer<'s> {
             }
             // Without a history there was no queue either, so no earlier event can have arrived.
             Healed::NoHistory => {
-                low.begin(began.1, 0, None);
+                watermark.begin(began.1, 0, None);
                 None
             }
         };
-        if !cache.finish_heal(record.as_ref(), &changes, low.now()).await.map_err(outage)? {
+        if !cache.finish_heal(record.as_ref(), &changes, watermark.now()).await.map_err(outage)? {
             return Ok(false);
         }
         self.has_begun.store(false, Ordering::Relaxed);

@@ -1,14 +1,14 @@
 //! Deliveries in flight: those that a lane handed out together, from then until they are settled or
 //! requeued.
 //!
-//! The ledger of them is in `low.rs`, since each keeps the low watermark back. This file counts
-//! them by lane, and notes in `survivors.rs` those that are dropped unsettled.
+//! The ledger of them is in `low_watermark.rs`, since each keeps the low watermark back. This file
+//! counts them by lane, and notes in `survivors.rs` those that are dropped unsettled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use super::low::{Holding, Low};
+use super::low_watermark::{Holding, Watermark};
 use super::survivors::Survivors;
 use crate::broker::{Delivery, LaneName};
 use crate::cache::LowWatermark;
@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 #[derive(Debug)]
 pub(super) struct InFlight {
     lanes: [AtomicUsize; 2],
-    low: Low,
+    watermark: Watermark,
     survivors: Arc<Survivors>,
     metrics: Metrics,
 }
@@ -34,10 +34,10 @@ pub(super) struct Taken {
 
 impl InFlight {
     /// Returns a count over both lanes. `low` holds the ledger.
-    pub(super) fn new(low: Low, metrics: Metrics) -> Self {
+    pub(super) fn new(watermark: Watermark, metrics: Metrics) -> Self {
         Self {
             lanes: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            low,
+            watermark,
             survivors: Arc::default(),
             metrics,
         }
@@ -46,7 +46,7 @@ impl InFlight {
     /// Takes deliveries that a lane has just handed out.
     pub(super) fn take(&self, deliveries: Vec<Delivery>) -> Taken {
         Taken {
-            holding: self.low.take(&deliveries),
+            holding: self.watermark.take(&deliveries),
             survivors: Arc::clone(&self.survivors),
             is_settled: AtomicBool::new(false),
             deliveries,
@@ -88,7 +88,7 @@ impl InFlight {
 
     /// Returns how many deliveries are in flight, and when the oldest unsettled one arrived.
     pub(super) fn now(&self) -> (usize, Option<SystemTime>) {
-        (self.count(), self.low.oldest_unsettled())
+        (self.count(), self.watermark.oldest_unsettled())
     }
 
     fn count(&self) -> usize {

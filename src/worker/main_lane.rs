@@ -26,10 +26,10 @@ use super::batch::{Applied, NotApplied, Resolved, Settled};
 use super::in_order::InOrder;
 use super::lane_end::LaneEnd;
 use super::pipeline::Pipeline;
+use super::prefetch_ramp::{FEW, PrefetchRamp};
 use super::resolver::FirstLook;
 use super::shared::Shared;
-use super::suspects::Suspects;
-use super::window::{FEW, Window};
+use super::suspected_poison::SuspectedPoison;
 use super::yielding::{self, Yielding};
 use crate::broker::{Delivery, Lane, SessionEnded};
 use arrivals::Arrivals;
@@ -44,12 +44,12 @@ pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
     pipeline: Pipeline<'_>,
-    window: Window,
+    window: PrefetchRamp,
     yielding: &Yielding,
     stop: &CancellationToken,
-    suspects: &mut Suspects<'_>,
+    suspects: &mut SuspectedPoison<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
-    let arrivals = Arrivals::new(lane, pipeline, &shared.heal_state.low, &shared.readiness);
+    let arrivals = Arrivals::new(lane, pipeline, &shared.heal_state.watermark, &shared.readiness);
     let mut lane = MainLane::new(shared, arrivals, pipeline, window, suspects, stop);
     let mut asked = yielding.asked();
     lane.arrivals.lane.consume(lane.prefetch()).await?;
@@ -120,8 +120,8 @@ struct MainLane<'r, 'w> {
     shared: &'r Shared,
     arrivals: Arrivals<'r>,
     pipeline: Pipeline<'r>,
-    window: Window,
-    suspects: &'r mut Suspects<'w>,
+    window: PrefetchRamp,
+    suspects: &'r mut SuspectedPoison<'w>,
     stop: &'r CancellationToken,
     /// A delivery that is read on another thread. Nothing is taken meanwhile, so that the order is
     /// kept.
@@ -148,8 +148,8 @@ impl<'r, 'w> MainLane<'r, 'w> {
         shared: &'r Shared,
         arrivals: Arrivals<'r>,
         pipeline: Pipeline<'r>,
-        window: Window,
-        suspects: &'r mut Suspects<'w>,
+        window: PrefetchRamp,
+        suspects: &'r mut SuspectedPoison<'w>,
         stop: &'r CancellationToken,
     ) -> Self {
         let mut beats = tokio::time::interval(BEAT);
@@ -209,7 +209,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
                 Event::YieldAsked(asked)
             }
             batch = self.reading.next(), if !self.reading.is_empty() => Event::Read(batch),
-            () = self.shared.heal_state.low.asks(), if !self.stopping => Event::QueueSeenEmpty,
+            () = self.shared.heal_state.watermark.asks(), if !self.stopping => Event::QueueSeenEmpty,
             arrived = self.arrivals.lane.next_batch_of(enough, self.shared.config.batch),
                 if matches!(take, Take::AtLeast(_)) => Event::Arrived(arrived),
             () = at(Some(self.sent_at + SLOW_LINK)), if take == Take::AfterSlowLink => {

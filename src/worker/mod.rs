@@ -1,58 +1,77 @@
-//! The worker: its shared state, its start and its end.
+//! The worker: its start and its end.
 //!
-//! In reading order:
-//! - Events: `supervisor`, `main_lane`, `slow_lane`, `taken`, `intake`, `resolver`, `account`,
-//!   `batch`, `copies`, `acknowledgement`.
-//! - Loads: `fill`, `filling`.
-//! - Flow: `gate`, `window`, `in_flight`, `in_order`, `suspects`, `survivors`, `yielding`.
-//! - Heals: `checkpoint`, `low`, `unread`, `samples`, `healing`, `owed`, `birth`, `census`,
-//!   `brokers`, `mend`.
-//! - Beside the lanes: `again`, `upkeep`, `reload`, `report`.
+//! The path of a delivery, in reading order:
+//! - `supervisor`: opens sessions with RabbitMQ, and runs both lanes on each.
+//! - `main_lane`: collects deliveries into batches. `slow_lane` and `slow_delivery`: one by one.
+//! - `pipeline`: the steps of a lane. `shared` holds what both lanes share, `live` the registry.
+//! - `in_flight`: takes deliveries. `intake` and `resolver` turn them into requests, within the
+//!   memory that `account` counts.
+//! - `batch`: resolved, applied, settled. `republish`: what a settlement publishes.
+//! - `acknowledgement`: when settled deliveries are acknowledged.
+//! - `warm` and `filling`: loads of the slow lane. `drain`: its drains of big tags.
+//!
+//! Flow and failures:
+//! - `gate`: holds batches back while Redis is away. `probe` opens it again.
+//! - `prefetch_ramp`, `yielding`: how much is in flight. `in_order`: work that ends in order.
+//! - `suspected_poison`: messages that may kill workers. `survivors`: those that did not.
+//! - `lane_end`: how a lane ends, and what ends it.
+//!
+//! Heals:
+//! - `low_watermark`: the oldest event that may be unapplied, and the ledger of the deliveries in
+//!   flight. `unread_deliveries` covers those that no lane has handed out.
+//! - `checkpoint`: shows once a second whether Redis lost writes. `healing` heals before the gate
+//!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
+//!   what both use.
+//! - `samples`: where the history ends. `history_start`: since when it holds events.
+//! - `census`: events lost while no worker ran. `broker_identity`: workers of another broker.
+//! - `broker_objects`: declares missing queues and bindings.
+//!
+//! Beside the lanes: `second_delete`, `tag_maintenance`, `reload`, `report`.
 //!
 //! The commands to Redis are in `cache`, and those to RabbitMQ are in `broker`. The module `plan`
 //! determines what an effect does.
 
 mod account;
 mod acknowledgement;
-mod again;
 mod batch;
-mod birth;
-mod brokers;
+mod broker_identity;
+mod broker_objects;
 mod census;
 mod checkpoint;
-mod copies;
 mod drain;
-mod fill;
 pub mod filling;
 mod gate;
 mod heal_beside;
 mod heal_record;
 mod heal_state;
 mod healing;
+mod history_start;
 mod in_flight;
 mod in_order;
 mod intake;
 mod lane_end;
 mod live;
-mod low;
+mod low_watermark;
 mod main_lane;
-mod mend;
-mod owed;
+mod owed_heals;
 mod pipeline;
+mod prefetch_ramp;
 mod probe;
 mod reload;
 mod report;
+mod republish;
 mod resolver;
 mod samples;
+mod second_delete;
 mod shared;
 mod slow_delivery;
 mod slow_lane;
 mod supervisor;
 mod survivors;
-mod suspects;
-mod unread;
-mod upkeep;
-mod window;
+mod suspected_poison;
+mod tag_maintenance;
+mod unread_deliveries;
+mod warm;
 mod yielding;
 
 use std::convert::Infallible;
@@ -78,7 +97,7 @@ use heal_state::HealState;
 use healing::{Healer, Unhealed};
 use in_flight::InFlight;
 use live::{CurrentRegistry, Live};
-use low::Low;
+use low_watermark::Watermark;
 use report::Reporter;
 use resolver::Resolver;
 use shared::Shared;
@@ -139,7 +158,7 @@ pub async fn run(
     let grace = config.shutdown_grace;
     let (abandoned, stuck) = (Arc::<AtomicUsize>::default(), CancellationToken::new());
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
-    let low = Low::new(metrics.clone());
+    let watermark = Watermark::new(metrics.clone());
     let shared = Arc::new(Shared {
         policy: SettlePolicy {
             retry_schedule: RetrySchedule(config.amqp.retry_delays.clone()),
@@ -151,11 +170,11 @@ pub async fn run(
         signer: Signer::default(),
         registry: CurrentRegistry::new(Live::new(registry, loaders, &metrics)),
         gate: Gate::new(readiness.clone(), metrics.clone()),
-        in_flight: InFlight::new(low.clone(), metrics.clone()),
+        in_flight: InFlight::new(watermark.clone(), metrics.clone()),
         main_resolver: Resolver::new((LaneName::Main, config.reading), &abandoned, &stuck),
         slow_resolver: Resolver::new((LaneName::Slow, config.reading), &abandoned, &stuck),
         readiness,
-        heal_state: HealState::new(&config, low),
+        heal_state: HealState::new(&config, watermark),
         waiting: AtomicU32::new(0),
         metrics,
         event_log: EventLog::default(),
@@ -213,15 +232,17 @@ fn start_background(shared: &Arc<Shared>, stop: &CancellationToken) {
         reload::watch(&of.registry, &of.config.registry, &of.metrics, ends).await;
     });
     let of = Arc::clone(shared);
-    start(Box::pin(async move { match upkeep::run(of.maintenance()).await {} }));
+    start(Box::pin(async move { match tag_maintenance::run(of.maintenance()).await {} }));
     let of = Arc::clone(shared);
-    start(Box::pin(async move { match again::run(&of.cache, &of.gate, &of.registry).await {} }));
+    start(Box::pin(
+        async move { match second_delete::run(&of.cache, &of.gate, &of.registry).await {} },
+    ));
     let of = Arc::clone(shared);
     start(Box::pin(async move { heal_beside::run(of.heals()).await }));
     let of = Arc::clone(shared);
     start(Box::pin(async move {
         let state = &of.heal_state;
-        samples::run(&of.config, &of.gate, &state.low, &state.birth).await;
+        samples::run(&of.config, &of.gate, &state.watermark, &state.history_start).await;
     }));
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::birth::Birth;
 use super::gate::Gate;
-use super::low::Low;
+use super::history_start::HistoryStart;
+use super::low_watermark::Watermark;
 use crate::broker::{BrokerError, History};
 use crate::config::{AmqpConfig, Config};
 
@@ -18,14 +18,19 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Samples the history's end; never returns unless there is nothing to sample.
-pub(super) async fn run(config: &Config, gate: &Gate, low: &Low, birth: &Birth) {
+pub(super) async fn run(
+    config: &Config,
+    gate: &Gate,
+    watermark: &Watermark,
+    history_start: &HistoryStart,
+) {
     if config.amqp.history.is_none() || !config.heals() {
         return;
     }
     let mut history = None;
     loop {
         gate.open().await;
-        let pause = match sample(&config.amqp, (low, birth), &mut history).await {
+        let pause = match sample(&config.amqp, (watermark, history_start), &mut history).await {
             Ok(()) => INTERVAL,
             Err(error) => {
                 debug!(cause = %error, "where the history ends is not known: a heal begins from times alone");
@@ -40,10 +45,10 @@ pub(super) async fn run(config: &Config, gate: &Gate, low: &Low, birth: &Birth) 
 /// Takes one sample. Keeps the connection while events arrive.
 async fn sample(
     amqp: &AmqpConfig,
-    (low, birth): (&Low, &Birth),
+    (watermark, history_start): (&Watermark, &HistoryStart),
     history: &mut Option<History>,
 ) -> Result<(), BrokerError> {
-    if !low.wants_sample() {
+    if !watermark.wants_sample() {
         if let Some(history) = history.take() {
             history.close().await;
         }
@@ -61,9 +66,9 @@ async fn sample(
         // The next samples come from the node that is furthest.
         Ok(history.insert(History::connect(amqp).await?).survey(&[]).await?.end)
     };
-    let offset = confirmed(offset, low.newest_sample(), survey).await?;
-    if low.sampled(offset) {
-        birth.is_now();
+    let offset = confirmed(offset, watermark.newest_sample(), survey).await?;
+    if watermark.sampled(offset) {
+        history_start.is_now();
     }
     Ok(())
 }
@@ -91,17 +96,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_lags_is_not_another_stream() {
-        let low = Low::new(Metrics::new());
-        low.begin(SystemTime::now(), 80, None);
+        let watermark = Watermark::new(Metrics::new());
+        watermark.begin(SystemTime::now(), 80, None);
         let sampled = async |offset, end: Option<u64>| {
             let survey = async || Ok(end.expect("no survey"));
-            low.sampled(confirmed(offset, low.newest_sample(), survey).await.unwrap())
+            watermark.sampled(confirmed(offset, watermark.newest_sample(), survey).await.unwrap())
         };
         assert!(!sampled(90, None).await && !sampled(90, None).await);
         assert!(!sampled(40, Some(95)).await, "another node has all of it");
-        assert_eq!((low.newest_sample(), low.now().offset), (Some(94), Some(80)));
+        assert_eq!((watermark.newest_sample(), watermark.now().offset), (Some(94), Some(80)));
         assert!(!sampled(40, Some(95)).await, "nothing came since");
         assert!(sampled(40, Some(60)).await, "no node has it");
-        assert_eq!((low.newest_sample(), low.now().offset), (Some(59), Some(0)));
+        assert_eq!((watermark.newest_sample(), watermark.now().offset), (Some(59), Some(0)));
     }
 }

@@ -4,15 +4,15 @@
 use std::sync::atomic::AtomicU32;
 
 use super::batch::Settler;
-use super::copies::{Publisher, Republishing};
 use super::gate::Gate;
 use super::heal_state::{HealState, Heals};
 use super::in_flight::InFlight;
 use super::live::CurrentRegistry;
 use super::pipeline::Pipeline;
 use super::report::Subject;
+use super::republish::{Publisher, Republishing};
 use super::resolver::Resolver;
-use super::upkeep::Maintenance;
+use super::tag_maintenance::Maintenance;
 use crate::broker::{LaneName, Signer};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -62,7 +62,7 @@ impl Shared {
         Republishing {
             reading: self.config.reading,
             signer: &self.signer,
-            low: &self.heal_state.low,
+            watermark: &self.heal_state.watermark,
             metrics: &self.metrics,
             event_log: &self.event_log,
         }

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::batch::{Applied, NotApplied, PartlyApplied, Resolved};
 use super::drain::drain;
-use super::fill::{self, Tokens};
 use super::in_flight::Taken;
 use super::lane_end::Until;
 use super::pipeline::Pipeline;
+use super::warm::{self, Tokens};
 use crate::broker::{SessionEnded, Tag};
 use crate::cache::Outage;
 use crate::plan::{self, EffectOutcome, EffectRef};
@@ -93,7 +93,7 @@ async fn finish(
     let slot = EffectRef { event: 0, position };
     let outcome = match &effect.action {
         Action::Warm(warm) => {
-            fill::warm(pipeline, contents, (&effect.target, warm), &tokens.of(position), until)
+            warm::fill(pipeline, contents, (&effect.target, warm), &tokens.of(position), until)
                 .await?
         }
         Action::InvalidateTag => drain(pipeline.cache, &contents.live, effect, until).await?,

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use super::lane_end::{LaneEnd, Until};
 use super::pipeline::Pipeline;
 use super::slow_delivery;
-use super::suspects::Suspects;
+use super::suspected_poison::SuspectedPoison;
 use crate::broker::{Lane, LaneName, SessionEnded, Tag};
 
 /// Waits for `after`, then consumes until a stop is requested, the session ends, or Redis was away
@@ -21,7 +21,7 @@ pub(super) async fn run(
     pipeline: Pipeline<'_>,
     (prefetch, after): (u16, Duration),
     until: Until<'_>,
-    suspects: &mut Suspects<'_>,
+    suspects: &mut SuspectedPoison<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     tokio::select! {
         () = suspects.wound_down() => return Ok(LaneEnd::Stopped),

@@ -9,17 +9,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::copies::Publisher;
 use super::heal_state::HealState;
 use super::lane_end::{LaneEnd, Until};
 use super::live::CurrentRegistry;
-use super::low::Look;
+use super::low_watermark::Look;
 use super::pipeline::Pipeline;
+use super::prefetch_ramp::PrefetchRamp;
+use super::republish::Publisher;
 use super::shared::Shared;
-use super::suspects::{self, Suspects, WoundDown};
-use super::window::Window;
+use super::suspected_poison::{self, SuspectedPoison, WoundDown};
 use super::yielding::Yielding;
-use super::{census, heal_record, main_lane, mend, slow_lane};
+use super::{broker_objects, census, heal_record, main_lane, slow_lane};
 use crate::backoff::Backoff;
 use crate::broker::{
     BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
@@ -109,7 +109,7 @@ impl<'s> Supervisor<'s> {
             let cause = match opened {
                 Ok(session) => {
                     self.logged_cause = None;
-                    mend::began(&self.shared.heal_state, &session, !self.stood_before);
+                    broker_objects::began(&self.shared.heal_state, &session, !self.stood_before);
                     self.stood_before = true;
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
@@ -205,7 +205,7 @@ impl<'s> Supervisor<'s> {
     ) -> Result<LaneEnd, SessionEnded> {
         let ended = self.run_lanes(&session, stop).await;
         if !matches!(ended, Ok(LaneEnd::Stopped)) {
-            self.shared.heal_state.low.session_ended();
+            self.shared.heal_state.watermark.session_ended();
         }
         self.shared.in_flight.session_ended();
         self.shared.readiness.beats_no_more();
@@ -282,7 +282,7 @@ impl<'s> Supervisor<'s> {
             ended = bind(&shared.registry, session) => Err(ended),
             never = log_alarms(&shared.metrics, alarms) => match never {},
             never = look(&shared.heal_state, &shared.waiting, session.looker()) => match never {},
-            never = mend::keep(shared.heals(), &shared.signer, session) => match never {},
+            never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
         };
         for lane in [&mut main, &mut slow] {
             // Deliveries that arrived before the end are still in the buffer.
@@ -322,11 +322,11 @@ async fn lanes(
     careful: bool,
     stop: &CancellationToken,
 ) -> Result<LaneEnd, SessionEnded> {
-    let mut window = Window::new(&shared.config.amqp, careful);
+    let mut window = PrefetchRamp::new(&shared.config.amqp, careful);
     let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
     loop {
         let (wind_down, yielding) = (stop.child_token(), Yielding::default());
-        let mut in_main = Suspects::new(&wind_down);
+        let mut in_main = SuspectedPoison::new(&wind_down);
         let end = both(
             &shared.readiness,
             main_lane::run(shared, main, main_pipeline, window, &yielding, stop, &mut in_main),
@@ -358,13 +358,13 @@ async fn lanes(
         ];
         let until = Until { no_more: stop, stop };
         let end = tokio::select! {
-            end = suspects::handle(lanes, until) => end?,
+            end = suspected_poison::handle(lanes, until) => end?,
             never = beat(&shared.readiness) => match never {},
         };
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
             return Ok(end);
         }
-        (window, slow_after) = (Window::new(&shared.config.amqp, true), Duration::ZERO);
+        (window, slow_after) = (PrefetchRamp::new(&shared.config.amqp, true), Duration::ZERO);
     }
 }
 
@@ -379,7 +379,7 @@ async fn slow_side(
 ) -> Result<LaneEnd, SessionEnded> {
     loop {
         let wind_down = until.no_more.child_token();
-        let mut found = Suspects::new(&wind_down);
+        let mut found = SuspectedPoison::new(&wind_down);
         let end = slow_lane::run(lane, pipeline, (prefetch, after), until, &mut found).await?;
         if end == LaneEnd::GaveBack || !found.any() {
             return Ok(end);
@@ -392,7 +392,7 @@ async fn slow_side(
             pipeline,
             suspects: found.into_found(),
         }];
-        let end = suspects::handle(lanes, until).await?;
+        let end = suspected_poison::handle(lanes, until).await?;
         if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
             return Ok(end);
         }
@@ -423,7 +423,7 @@ async fn redis_awaited(
         ended = watch.ended() => Err(ended),
         ended = bind(&shared.registry, session) => Err(ended),
         ended = missing(session.looker()) => Err(ended),
-        never = mend::keep(shared.heals(), &shared.signer, session) => match never {},
+        never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
     }
 }
 
@@ -432,7 +432,7 @@ async fn redis_awaited(
 async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
     loop {
         shared.gate.open().await;
-        match mend::learn_secret(&shared.cache, &shared.signer).await {
+        match broker_objects::learn_secret(&shared.cache, &shared.signer).await {
             Ok(()) => return shared.heal_state.owed.owe_what_was_deleted(saw_deletion).await,
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
@@ -477,14 +477,14 @@ async fn look(state: &HealState, waiting: &AtomicU32, mut looker: Looker<'_>) ->
         let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
         // An unanswered look does not show that a queue is empty.
         if let Some(Waiting { main, slow, retries }) =
-            looker.waiting(state.low.waits_for_retries()).await
+            looker.waiting(state.watermark.waits_for_retries()).await
         {
             // This worker does not look at the queues of other workers' retry steps.
             let are_all_empty =
                 retries == Some(0) && !state.knows_other_steps.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
-            state.low.looked(Look {
+            state.watermark.looked(Look {
                 began,
                 main_empty: main.is_empty(),
                 slow_empty: slow.is_empty(),

@@ -3,19 +3,19 @@
 
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded};
 use crate::http::Readiness;
-use crate::worker::low::Low;
+use crate::worker::low_watermark::Watermark;
 use crate::worker::pipeline::Pipeline;
 use crate::worker::resolver::{FirstLook, Heavy};
-use crate::worker::suspects::Suspects;
-use crate::worker::unread::Unread;
+use crate::worker::suspected_poison::SuspectedPoison;
+use crate::worker::unread_deliveries::UnreadDeliveries;
 
 /// The lane, and the cover of the deliveries that it has not handed out.
 pub(super) struct Arrivals<'l> {
     pub(super) lane: &'l mut Lane,
     pipeline: Pipeline<'l>,
-    low: &'l Low,
+    watermark: &'l Watermark,
     readiness: &'l Readiness,
-    unread: Unread,
+    unread: UnreadDeliveries,
 }
 
 impl<'l> Arrivals<'l> {
@@ -23,17 +23,17 @@ impl<'l> Arrivals<'l> {
     pub(super) fn new(
         lane: &'l mut Lane,
         pipeline: Pipeline<'l>,
-        low: &'l Low,
+        watermark: &'l Watermark,
         readiness: &'l Readiness,
     ) -> Self {
-        Self { lane, pipeline, low, readiness, unread: Unread::default() }
+        Self { lane, pipeline, watermark, readiness, unread: UnreadDeliveries::default() }
     }
 
     /// Reports that the loop runs. Counts and covers the deliveries in the connection's buffer.
     pub(super) fn beat(&mut self) -> Result<(), SessionEnded> {
         self.readiness.beat();
         self.lane.take_in()?;
-        self.unread.are_only(self.low, self.lane.not_given_out());
+        self.unread.are_only(self.watermark, self.lane.not_given_out());
         self.count();
         Ok(())
     }
@@ -56,7 +56,7 @@ impl<'l> Arrivals<'l> {
     /// Returns `None` if all of them are suspected poison messages.
     pub(super) fn read(
         &mut self,
-        suspects: &mut Suspects<'_>,
+        suspects: &mut SuspectedPoison<'_>,
         mut arrived: Vec<Delivery>,
     ) -> Option<FirstLook> {
         self.count();
@@ -66,7 +66,7 @@ impl<'l> Arrivals<'l> {
             return None;
         }
         let (read, left) = resolver.read(registry.load_full(), in_flight.take(arrived));
-        self.unread.put_back(self.low, &left);
+        self.unread.put_back(self.watermark, &left);
         self.lane.put_back(left);
         Some(read)
     }
@@ -75,7 +75,7 @@ impl<'l> Arrivals<'l> {
     /// others.
     pub(super) fn put_back(&mut self, heavy: Heavy) {
         // Covers it first, so that it is covered all the time.
-        self.unread.put_back(self.low, heavy.deliveries());
+        self.unread.put_back(self.watermark, heavy.deliveries());
         self.lane.put_back(heavy.into_deliveries());
     }
 
@@ -95,7 +95,7 @@ impl<'l> Arrivals<'l> {
     /// Notifies the low watermark if no delivery is left unread.
     pub(super) fn note_if_all_read(&mut self) -> Result<(), SessionEnded> {
         if self.lane.all_read()? {
-            self.low.all_read();
+            self.watermark.all_read();
         }
         Ok(())
     }

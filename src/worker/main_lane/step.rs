@@ -48,7 +48,7 @@ pub(super) enum Step {
     Wait(Take),
 }
 
-/// Whether deliveries are taken.
+/// The deliveries that are taken meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Take {
     /// None are taken until something else has happened.

@@ -51,7 +51,7 @@ impl Tokens {
 ///
 /// # Errors
 /// Returns the outage. The whole filling must then be done again.
-pub(super) async fn warm(
+pub(super) async fn fill(
     pipeline: Pipeline<'_>,
     batch: &Contents,
     (key, warm): (&str, &Warm),

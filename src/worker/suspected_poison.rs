@@ -39,16 +39,16 @@ const SET_ASIDE_TOGETHER: usize = 64;
 /// The suspected poison messages of one lane. Finding one winds the lane down, and the slow lane
 /// with the main lane.
 #[derive(Debug)]
-pub(super) struct Suspects<'w> {
+pub(super) struct SuspectedPoison<'w> {
     wind_down: &'w CancellationToken,
-    found: Vec<Suspect>,
+    found: Vec<SuspectedMessage>,
 }
 
 /// One suspected poison message. Dropped before it is settled, it returns to its queue.
 #[derive(Debug)]
-pub(super) struct Suspect(Taken);
+pub(super) struct SuspectedMessage(Taken);
 
-impl Suspect {
+impl SuspectedMessage {
     fn new(in_flight: &InFlight, delivery: Delivery) -> Self {
         Self(in_flight.take(vec![delivery]))
     }
@@ -73,7 +73,7 @@ impl Suspect {
     }
 }
 
-impl<'w> Suspects<'w> {
+impl<'w> SuspectedPoison<'w> {
     pub(super) fn new(wind_down: &'w CancellationToken) -> Self {
         Self { wind_down, found: Vec::new() }
     }
@@ -85,7 +85,7 @@ impl<'w> Suspects<'w> {
             return;
         }
         let suspects = arrived.extract_if(.., |delivery| is_suspect(delivery));
-        self.found.extend(suspects.map(|delivery| Suspect::new(in_flight, delivery)));
+        self.found.extend(suspects.map(|delivery| SuspectedMessage::new(in_flight, delivery)));
         self.wind_down.cancel();
     }
 
@@ -99,7 +99,7 @@ impl<'w> Suspects<'w> {
         self.wind_down.cancelled().await;
     }
 
-    pub(super) fn into_found(self) -> Vec<Suspect> {
+    pub(super) fn into_found(self) -> Vec<SuspectedMessage> {
         self.found
     }
 }
@@ -121,7 +121,7 @@ pub(super) struct WoundDown<'l> {
     pub(super) name: LaneName,
     pub(super) lane: &'l mut Lane,
     pub(super) pipeline: Pipeline<'l>,
-    pub(super) suspects: Vec<Suspect>,
+    pub(super) suspects: Vec<SuspectedMessage>,
 }
 
 /// Handles one of the suspected poison messages alone. The others go to the ends of their queues.
@@ -133,7 +133,7 @@ pub(super) async fn handle<const N: usize>(
     let mut first = None;
     if !until.no_more.is_cancelled() {
         first = lanes.iter_mut().enumerate().find_map(|(at, lane)| {
-            let place = lane.suspects.iter().rposition(Suspect::may_begin)?;
+            let place = lane.suspects.iter().rposition(SuspectedMessage::may_begin)?;
             Some((at, lane.suspects.remove(place)))
         });
     }
@@ -157,14 +157,17 @@ pub(super) async fn handle<const N: usize>(
     Ok(LaneEnd::Stopped)
 }
 
-async fn set_aside(lane: &WoundDown<'_>, suspects: &[Suspect]) -> Result<(), SessionEnded> {
+async fn set_aside(
+    lane: &WoundDown<'_>,
+    suspects: &[SuspectedMessage],
+) -> Result<(), SessionEnded> {
     if suspects.is_empty() {
         return Ok(());
     }
     let deliveries: Vec<_> =
         suspects.iter().map(|suspect| (suspect.delivery(), suspect.bound())).collect();
     lane.pipeline.settler.publisher.publish_to_end(lane.name, &deliveries).await?;
-    suspects.iter().for_each(Suspect::settled);
+    suspects.iter().for_each(SuspectedMessage::settled);
     suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery().tag()))
 }
 
@@ -186,7 +189,7 @@ async fn search(on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, Ses
         let mut got = [delivery];
         in_flight.forgive(&mut got);
         let [delivery] = got;
-        let one = Suspect::new(in_flight, delivery);
+        let one = SuspectedMessage::new(in_flight, delivery);
         if is_suspect(one.delivery()) {
             unsuspected = 0;
             if !one.may_begin() {
@@ -212,7 +215,7 @@ async fn search(on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, Ses
 /// Handles one delivery with nothing else in flight in its lane.
 async fn begin(
     on: &mut WoundDown<'_>,
-    one: Suspect,
+    one: SuspectedMessage,
     until: Until<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     let delivery = one.delivery();

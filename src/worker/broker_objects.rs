@@ -35,10 +35,10 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
         }
     }
     if session.has_declared_history_anew() {
-        state.birth.is_now();
+        state.history_start.is_now();
     }
-    state.birth.looked(session.history_is_missing());
-    state.brokers.met(session.broker().as_deref());
+    state.history_start.looked(session.history_is_missing());
+    state.broker_identity.met(session.broker().as_deref());
     note_history(state, session.history_fault().map(str::to_owned));
     state.first_ever.send_if_modified(|known| {
         known.is_none() && known.replace(session.is_first_ever()).is_none()
@@ -80,9 +80,9 @@ fn note(state: &HealState, readiness: &Readiness, mended: Mended, told: &mut BTr
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
     }
     if mended.has_declared_history {
-        state.birth.is_now();
+        state.history_start.is_now();
     }
-    state.birth.looked(mended.history_is_missing);
+    state.history_start.looked(mended.history_is_missing);
     for problem in &mended.problems {
         if told.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");

@@ -86,7 +86,7 @@ async fn stand(
     told: &mut Eviction,
     asked: &mut bool,
 ) -> Result<Infallible, CommandError> {
-    tell_of_eviction(of.cache, told).await?;
+    log_eviction(of.cache, told).await?;
     if !*asked {
         warn_of_refused_keys(of.cache, of.registry).await?;
         *asked = true;
@@ -101,7 +101,7 @@ async fn stand(
     }
 }
 
-async fn tell_of_eviction(cache: &Cache, told: &mut Eviction) -> Result<(), Outage> {
+async fn log_eviction(cache: &Cache, told: &mut Eviction) -> Result<(), Outage> {
     let eviction = cache.eviction().await?;
     if eviction != *told {
         match &eviction {

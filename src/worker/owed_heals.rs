@@ -11,17 +11,17 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::heal_record::now_ms;
-use super::low::Low;
+use super::low_watermark::Watermark;
 use crate::cache::{Cache, HealFrom, OwedHeal};
 use crate::config::Config;
 use crate::ops::heal::window;
 
 /// The owed heals, as far as this worker knows.
 #[derive(Debug)]
-pub(super) struct Owed {
+pub(super) struct OwedHeals {
     state: Mutex<State>,
-    low: Low,
-    /// How far back a heal reaches without a low watermark. `None` if this worker cannot heal.
+    watermark: Watermark,
+    /// Time that a heal reaches back without a low watermark. `None` if this worker cannot heal.
     window: Option<SignedDuration>,
     /// Notified when there is something to save.
     pub(super) unsaved: Notify,
@@ -45,13 +45,13 @@ pub(super) struct State {
     pub(super) logged: Option<String>,
 }
 
-impl Owed {
+impl OwedHeals {
     /// Returns no owed heal. One that is owed later begins at the low watermark.
-    pub(super) fn new(config: &Config, low: Low) -> Self {
+    pub(super) fn new(config: &Config, watermark: Watermark) -> Self {
         let can_heal = config.heals() && config.amqp.history.is_some();
         Self {
             state: Mutex::default(),
-            low,
+            watermark,
             window: can_heal.then(|| window(config)),
             unsaved: Notify::new(),
             saved: Notify::new(),
@@ -68,11 +68,12 @@ impl Owed {
             );
             return;
         };
-        let low = self.low.now();
+        let watermark = self.watermark.now();
         // If no low watermark exists, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before
         // the history's end.
-        let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }
-            .or_window(window, Timestamp::now());
+        let from =
+            if watermark.time_ms == 0 { HealFrom::default() } else { HealFrom::low(watermark) }
+                .or_window(window, Timestamp::now());
         warn!("{cause}; the history is applied again");
         self.owe(from, cause);
     }

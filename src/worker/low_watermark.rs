@@ -7,13 +7,13 @@
 //! does not move the watermark of this moment. The place of the event at this moment decides who
 //! covers it:
 //! - A worker has it in flight, read or unread, suspected or not. That worker holds it
-//!   ([`Holding`]). A new arrival is unread for a second at most ([`Unread`]).
+//!   ([`Holding`]). A new arrival is unread for a second at most ([`UnreadDeliveries`]).
 //! - It waits in a queue after its first publication. The last look that saw the queue empty is
 //!   older.
 //! - It waits in a queue, requeued or republished. The worker that let go of it covers it until the
 //!   queue was seen empty, and for [`OVERLAP`] more.
 //!
-//! [`Unread`]: super::unread::Unread
+//! [`UnreadDeliveries`]: super::unread_deliveries::UnreadDeliveries
 //!
 //! A worker's low watermark covers every event that a queue or a worker still holds. The current
 //! holder covers it, or the previous holder until the current one must have recorded it. The
@@ -53,7 +53,7 @@ const SAMPLED_FOR: Duration = Duration::from_secs(90);
 
 /// The low watermark of this worker, and everything that determines it.
 #[derive(Debug, Clone)]
-pub(super) struct Low(Arc<Inner>);
+pub(super) struct Watermark(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -156,12 +156,12 @@ impl Bounds {
 /// Deliveries in flight. Dropped before they are settled, they return to their queue.
 #[derive(Debug)]
 pub(super) struct Holding {
-    low: Low,
+    watermark: Watermark,
     number: u64,
     bounds: Bounds,
 }
 
-impl Low {
+impl Watermark {
     /// Returns a low watermark that knows nothing: a message in the queue may have any age.
     pub(super) fn new(metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
@@ -302,7 +302,7 @@ impl Low {
             state.in_flight.insert(state.next, Entry { bound, arrived });
             (state.next, bounds)
         });
-        Holding { low: self.clone(), number, bounds }
+        Holding { watermark: self.clone(), number, bounds }
     }
 
     /// Returns when the oldest delivery arrived that is read and not settled.
@@ -471,14 +471,14 @@ impl Holding {
 
     /// Notes that their effects are in Redis, and their republished messages are covered.
     pub(super) fn settled(&self) {
-        self.low.change_in_flight(|state| state.in_flight.remove(&self.number));
+        self.watermark.change_in_flight(|state| state.in_flight.remove(&self.number));
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let now = self.low.second(Duration::ZERO);
-        self.low.change_in_flight(|state| {
+        let now = self.watermark.second(Duration::ZERO);
+        self.watermark.change_in_flight(|state| {
             if let Some(Entry { bound, .. }) = state.in_flight.remove(&self.number) {
                 for queue in [Queue::Main, Queue::Slow] {
                     state.let_go(queue, now, bound);

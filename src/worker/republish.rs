@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use super::live::Live;
-use super::low::Low;
+use super::low_watermark::Watermark;
 use crate::broker::{
     self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, Signer,
     copy_to,
@@ -52,7 +52,7 @@ pub(super) struct Publisher<'s> {
 pub(super) struct Republishing<'s> {
     pub(super) reading: Reading,
     pub(super) signer: &'s Signer,
-    pub(super) low: &'s Low,
+    pub(super) watermark: &'s Watermark,
     pub(super) metrics: &'s Metrics,
     pub(super) event_log: &'s EventLog,
 }
@@ -73,7 +73,7 @@ impl<'s> Publisher<'s> {
         live: &Live,
         orders: &[Order<'_>],
     ) -> Result<(), SessionEnded> {
-        let Republishing { reading, signer, low, metrics, .. } = self.republishing;
+        let Republishing { reading, signer, watermark, metrics, .. } = self.republishing;
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut named = Vec::with_capacity(orders.len());
@@ -92,7 +92,7 @@ impl<'s> Publisher<'s> {
                 let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
                     arrived_offset,
-                    redelivered: in_vain_so_far(delivery, order.destination),
+                    redelivered: redelivered_so_far(delivery, order.destination),
                     ..headers(
                         order,
                         event.as_ref(),
@@ -116,9 +116,11 @@ impl<'s> Publisher<'s> {
                 self.log_failed(live, order.destination, *is_unknown, event);
             }
             match order.destination {
-                Destination::Slow => low.copied(LaneName::Slow, Duration::ZERO, *arrived_after),
+                Destination::Slow => {
+                    watermark.copied(LaneName::Slow, Duration::ZERO, *arrived_after)
+                }
                 Destination::Retry(step) => {
-                    low.copied(LaneName::Main, self.delay(step), *arrived_after);
+                    watermark.copied(LaneName::Main, self.delay(step), *arrived_after);
                     metrics.retried();
                 }
                 // The replay that applies it covers it.
@@ -168,7 +170,7 @@ impl<'s> Publisher<'s> {
         }
         confirmed(&mut channel, copies).await?;
         for (_, bound) in deliveries {
-            self.republishing.low.copied(lane, Duration::ZERO, *bound);
+            self.republishing.watermark.copied(lane, Duration::ZERO, *bound);
         }
         Ok(())
     }
@@ -300,7 +302,7 @@ async fn confirmed(
 
 /// Returns the redelivery count that a retry or slow-lane message carries on. Without it a poison
 /// message, and each message around it, would begin again at zero.
-fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
+fn redelivered_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
     match destination {
         Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),
         Destination::Dead(_) => None,

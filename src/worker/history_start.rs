@@ -14,14 +14,14 @@ use crate::ops::heal::{Healed, NotHealed, window};
 
 /// The time of the history's declaration, as far as this worker knows.
 #[derive(Debug, Default)]
-pub(super) struct Birth {
+pub(super) struct HistoryStart {
     /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
     born_ms: AtomicU64,
     /// True if the last look found no history.
     is_missing: AtomicBool,
 }
 
-impl Birth {
+impl HistoryStart {
     /// Notes that the history was declared anew just now.
     pub(super) fn is_now(&self) {
         self.learn(now_ms());
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_history_that_was_missing_is_new_when_it_exists_again() {
-        let birth = Birth::default();
+        let birth = HistoryStart::default();
         let born_ms = || birth.born_ms.load(Ordering::Relaxed);
         birth.looked(false);
         assert_eq!(born_ms(), 0);
@@ -121,7 +121,7 @@ mod tests {
             offset: Some(0),
             time: Some(Timestamp::from_millisecond(ms).unwrap()),
         };
-        let birth = Birth::default();
+        let birth = HistoryStart::default();
         assert!(!birth.is_after(from(0)), "it has been there all the time");
         birth.learn(1_000);
         birth.learn(500);

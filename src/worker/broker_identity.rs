@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{error, warn};
 
-use super::owed::Owed;
+use super::owed_heals::OwedHeals;
 use crate::broker::Inspector;
 use crate::cache::{Cache, Checkpoints, CommandError, HealFrom, LowWatermark};
 use crate::config::{AmqpConfig, Config};
@@ -24,7 +24,7 @@ const LOOKS: Duration = Duration::from_millis(300);
 
 /// The brokers of this worker and of the others.
 #[derive(Debug, Default)]
-pub(super) struct Brokers(Mutex<State>);
+pub(super) struct BrokerIdentity(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -34,7 +34,7 @@ struct State {
     seen: Vec<String>,
 }
 
-impl Brokers {
+impl BrokerIdentity {
     /// Notes the broker that a session found.
     pub(super) fn met(&self, broker: Option<&str>) {
         if let Some(broker) = broker {
@@ -48,7 +48,7 @@ impl Brokers {
         &self,
         cache: &Cache,
         readiness: &Readiness,
-        (config, owed): (&Config, &Owed),
+        (config, owed): (&Config, &OwedHeals),
         is_first: bool,
     ) -> Result<Result<(), String>, CommandError> {
         let Some(ours) = self.ours() else { return Ok(Ok(())) };
@@ -136,7 +136,7 @@ fn words(ours: &str, theirs: &str) -> String {
 
 /// Owes a heal if the checkpoints are from another broker whose workers are gone. Those workers
 /// healed by another history.
-fn take_marks((config, owed): (&Config, &Owed), marks: &Checkpoints, ours: &str) {
+fn take_marks((config, owed): (&Config, &OwedHeals), marks: &Checkpoints, ours: &str) {
     let Some(before) = marks.broker().filter(|before| *before != ours) else { return };
     warn!(
         before,
@@ -144,8 +144,9 @@ fn take_marks((config, owed): (&Config, &Owed), marks: &Checkpoints, ours: &str)
         "the marks in Redis are of another broker, or of ours under its former name: the history is applied again"
     );
     // The offset belongs to the other history.
-    let low = marks.lowest().map(|low| HealFrom::low(LowWatermark { offset: None, ..low }));
-    let from = low.unwrap_or_default().or_window(window(config), Timestamp::now());
+    let watermark =
+        marks.lowest().map(|watermark| HealFrom::low(LowWatermark { offset: None, ..watermark }));
+    let from = watermark.unwrap_or_default().or_window(window(config), Timestamp::now());
     owed.owe(from, "the marks in Redis were of another broker");
 }
 
