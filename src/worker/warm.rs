@@ -2,14 +2,16 @@
 //!
 //! The steps of a fill are in `filling.rs`.
 
-use super::batch::Batch;
+use super::batch::Contents;
 use super::filling::{self, FillPace, Filling, Source};
-use super::suspects::Until;
-use super::{Live, Shared};
+use super::lane_end::Until;
+use super::live::Live;
+use super::pipeline::Pipeline;
 use crate::cache::{Outage, new_token};
 use crate::loader::{Admitted, LoadContext, LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::registry::Warm;
+use crate::telemetry::Metrics;
 
 /// The names of the loads of one delivery. They change each time an outage of Redis interrupts the
 /// delivery.
@@ -49,11 +51,10 @@ impl Tokens {
 ///
 /// # Errors
 /// Returns the outage. The whole filling must then be done again.
-pub(super) async fn warm(
-    shared: &Shared,
-    batch: &Batch,
-    key: &str,
-    warm: &Warm,
+pub(super) async fn fill(
+    pipeline: Pipeline<'_>,
+    batch: &Contents,
+    (key, warm): (&str, &Warm),
     asker: &Asker,
     until: Until<'_>,
 ) -> Result<Option<EffectOutcome>, Outage> {
@@ -63,19 +64,14 @@ pub(super) async fn warm(
         event_id,
         traceparent: identity.and_then(|identity| identity.traceparent.as_deref()),
     };
-    let source = Origin { shared, live: &batch.live, context, warm };
+    let Pipeline { cache, settler, .. } = pipeline;
+    let source = Origin { metrics: settler.metrics, live: &batch.live, context, warm };
     let asker =
         filling::Asker { event: event_id, name: &asker.name, before: asker.before.as_deref() };
     let attempts_made = batch.requests[0].attempts_before + 1;
-    let is_tried_again = |after| shared.policy.retry_schedule.step(attempts_made, after).is_some();
-    let filling = Filling::new(
-        &shared.cache,
-        (key, warm),
-        &source,
-        asker,
-        FillPace::default(),
-        until.no_more,
-    );
+    let is_tried_again = |after| settler.policy.retry_schedule.step(attempts_made, after).is_some();
+    let filling =
+        Filling::new(cache, (key, warm), &source, asker, FillPace::default(), until.no_more);
     tokio::select! {
         biased;
         outcome = filling.fill(is_tried_again) => outcome,
@@ -85,7 +81,7 @@ pub(super) async fn warm(
 
 /// The loader of a `warm`, as a source of values.
 struct Origin<'o> {
-    shared: &'o Shared,
+    metrics: &'o Metrics,
     live: &'o Live,
     context: LoadContext<'o>,
     warm: &'o Warm,
@@ -96,21 +92,21 @@ impl<'o> Source for Origin<'o> {
 
     async fn admit(&self) -> Result<Admitted<'o>, LoadError> {
         let admitted = self.live.loaders.admit(self.warm).await;
-        self.tell_of_loader();
+        self.note_loader();
         admitted
     }
 
     async fn load(&self, turn: Admitted<'o>) -> Result<LoadOutcome, LoadError> {
         let loaded = turn.load(&self.context).await;
-        self.tell_of_loader();
+        self.note_loader();
         loaded
     }
 }
 
 impl Origin<'_> {
-    fn tell_of_loader(&self) {
+    fn note_loader(&self) {
         if let Some((name, open)) = self.live.loaders.breaker_state(self.warm.loader) {
-            self.shared.metrics.set_loader_open(name, open);
+            self.metrics.set_loader_open(name, open);
         }
     }
 }

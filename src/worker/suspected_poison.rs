@@ -15,13 +15,13 @@
 //! - Several that arrive together cannot be requeued without raising each count by one. They go to
 //!   the end of their queue likewise.
 
-use std::time::Duration;
-
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::taken::Taken;
-use super::{LaneEnd, Shared, copies, main_lane, slow_lane};
+use super::in_flight::{InFlight, Taken};
+use super::lane_end::{LaneEnd, Until};
+use super::pipeline::Pipeline;
+use super::slow_delivery;
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, Lane, LaneName, SessionEnded, Tag};
 use crate::cache::LowWatermark;
 
@@ -39,18 +39,18 @@ const SET_ASIDE_TOGETHER: usize = 64;
 /// The suspected poison messages of one lane. Finding one winds the lane down, and the slow lane
 /// with the main lane.
 #[derive(Debug)]
-pub(super) struct Suspects<'w> {
+pub(super) struct SuspectedPoison<'w> {
     wind_down: &'w CancellationToken,
-    found: Vec<Suspect>,
+    found: Vec<SuspectedMessage>,
 }
 
 /// One suspected poison message. Dropped before it is settled, it returns to its queue.
 #[derive(Debug)]
-pub(super) struct Suspect(Taken);
+pub(super) struct SuspectedMessage(Taken);
 
-impl Suspect {
-    fn new(shared: &Shared, delivery: Delivery) -> Self {
-        Self(Taken::new(shared, vec![delivery]))
+impl SuspectedMessage {
+    fn new(in_flight: &InFlight, delivery: Delivery) -> Self {
+        Self(in_flight.take(vec![delivery]))
     }
 
     pub(super) fn delivery(&self) -> &Delivery {
@@ -73,19 +73,19 @@ impl Suspect {
     }
 }
 
-impl<'w> Suspects<'w> {
+impl<'w> SuspectedPoison<'w> {
     pub(super) fn new(wind_down: &'w CancellationToken) -> Self {
         Self { wind_down, found: Vec::new() }
     }
 
     /// Moves the suspected poison messages out of the arrived deliveries.
-    pub(super) fn take_from(&mut self, shared: &Shared, arrived: &mut Vec<Delivery>) {
-        shared.survivors.forgive(arrived);
+    pub(super) fn take_from(&mut self, in_flight: &InFlight, arrived: &mut Vec<Delivery>) {
+        in_flight.forgive(arrived);
         if !arrived.iter().any(is_suspect) {
             return;
         }
         let suspects = arrived.extract_if(.., |delivery| is_suspect(delivery));
-        self.found.extend(suspects.map(|delivery| Suspect::new(shared, delivery)));
+        self.found.extend(suspects.map(|delivery| SuspectedMessage::new(in_flight, delivery)));
         self.wind_down.cancel();
     }
 
@@ -99,7 +99,7 @@ impl<'w> Suspects<'w> {
         self.wind_down.cancelled().await;
     }
 
-    pub(super) fn into_found(self) -> Vec<Suspect> {
+    pub(super) fn into_found(self) -> Vec<SuspectedMessage> {
         self.found
     }
 }
@@ -120,38 +120,12 @@ fn has_been_set_aside(delivery: &Delivery) -> bool {
 pub(super) struct WoundDown<'l> {
     pub(super) name: LaneName,
     pub(super) lane: &'l mut Lane,
-    pub(super) publisher: &'l copies::Publisher,
-    pub(super) suspects: Vec<Suspect>,
-}
-
-/// The tokens that end the handling.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Until<'u> {
-    /// Cancelled when no other delivery and no other load may begin: with `stop`, or when the main
-    /// lane finds a suspected poison message.
-    pub(super) no_more: &'u CancellationToken,
-    /// Cancelled when the worker must stop.
-    pub(super) stop: &'u CancellationToken,
-}
-
-/// Maximum time running loads may take before a suspected poison message of the main lane begins.
-const LOADS_END_WITHIN: Duration = Duration::from_millis(500);
-
-impl Until<'_> {
-    /// Waits until running loads must be interrupted, since the main lane waits for them. If the
-    /// worker stops, they may run to their end.
-    pub(super) async fn interrupts(self) {
-        self.no_more.cancelled().await;
-        tokio::time::sleep(LOADS_END_WITHIN).await;
-        if self.stop.is_cancelled() {
-            std::future::pending::<()>().await;
-        }
-    }
+    pub(super) pipeline: Pipeline<'l>,
+    pub(super) suspects: Vec<SuspectedMessage>,
 }
 
 /// Handles one of the suspected poison messages alone. The others go to the ends of their queues.
 pub(super) async fn handle<const N: usize>(
-    shared: &Shared,
     mut lanes: [WoundDown<'_>; N],
     until: Until<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
@@ -159,24 +133,24 @@ pub(super) async fn handle<const N: usize>(
     let mut first = None;
     if !until.no_more.is_cancelled() {
         first = lanes.iter_mut().enumerate().find_map(|(at, lane)| {
-            let place = lane.suspects.iter().rposition(Suspect::may_begin)?;
+            let place = lane.suspects.iter().rposition(SuspectedMessage::may_begin)?;
             Some((at, lane.suspects.remove(place)))
         });
     }
     for lane in &mut lanes {
         let aside = std::mem::take(&mut lane.suspects);
-        set_aside(shared, lane, &aside).await?;
+        set_aside(lane, &aside).await?;
     }
     if let Some((at, one)) = first {
         for lane in &lanes {
             lane.lane.acks_take_hold().await;
         }
-        if begin(shared, &mut lanes[at], one, until).await? == LaneEnd::GaveBack {
+        if begin(&mut lanes[at], one, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
     for (lane, concerned) in lanes.iter_mut().zip(concerned) {
-        if concerned && search(shared, lane, until).await? == LaneEnd::GaveBack {
+        if concerned && search(lane, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
@@ -184,45 +158,44 @@ pub(super) async fn handle<const N: usize>(
 }
 
 async fn set_aside(
-    shared: &Shared,
     lane: &WoundDown<'_>,
-    suspects: &[Suspect],
+    suspects: &[SuspectedMessage],
 ) -> Result<(), SessionEnded> {
     if suspects.is_empty() {
         return Ok(());
     }
-    lane.publisher.set_aside(shared, lane.name, suspects).await?;
+    let deliveries: Vec<_> =
+        suspects.iter().map(|suspect| (suspect.delivery(), suspect.bound())).collect();
+    lane.pipeline.settler.publisher.publish_to_end(lane.name, &deliveries).await?;
+    suspects.iter().for_each(SuspectedMessage::settled);
     suspects.iter().try_for_each(|suspect| lane.lane.ack_one(suspect.delivery().tag()))
 }
 
 /// Takes one message at a time until no more suspected poison messages are found. The lane has no
 /// consumer meanwhile. Otherwise a busy broker would deliver the next message to it as the worker
 /// dies.
-async fn search(
-    shared: &Shared,
-    on: &mut WoundDown<'_>,
-    until: Until<'_>,
-) -> Result<LaneEnd, SessionEnded> {
+async fn search(on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, SessionEnded> {
     let enough = match on.name {
         LaneName::Main => UNSUSPECTED,
         // One message may be a load of many seconds.
         LaneName::Slow => 1,
     };
+    let in_flight = on.pipeline.in_flight;
     let mut unsuspected = 0;
     let mut aside = Vec::new();
     while unsuspected < enough && !until.no_more.is_cancelled() {
         // Later ones meet little in flight anyway.
         let Some(delivery) = on.lane.get().await? else { break };
         let mut got = [delivery];
-        shared.survivors.forgive(&mut got);
+        in_flight.forgive(&mut got);
         let [delivery] = got;
-        let one = Suspect::new(shared, delivery);
+        let one = SuspectedMessage::new(in_flight, delivery);
         if is_suspect(one.delivery()) {
             unsuspected = 0;
             if !one.may_begin() {
                 aside.push(one);
                 if aside.len() >= SET_ASIDE_TOGETHER {
-                    set_aside(shared, on, &std::mem::take(&mut aside)).await?;
+                    set_aside(on, &std::mem::take(&mut aside)).await?;
                 }
                 continue;
             }
@@ -230,20 +203,19 @@ async fn search(
             unsuspected += 1;
         }
         // Nothing else is in flight when it begins.
-        set_aside(shared, on, &std::mem::take(&mut aside)).await?;
-        if begin(shared, on, one, until).await? == LaneEnd::GaveBack {
+        set_aside(on, &std::mem::take(&mut aside)).await?;
+        if begin(on, one, until).await? == LaneEnd::GaveBack {
             return Ok(LaneEnd::GaveBack);
         }
     }
-    set_aside(shared, on, &aside).await?;
+    set_aside(on, &aside).await?;
     Ok(LaneEnd::Stopped)
 }
 
 /// Handles one delivery with nothing else in flight in its lane.
 async fn begin(
-    shared: &Shared,
     on: &mut WoundDown<'_>,
-    one: Suspect,
+    one: SuspectedMessage,
     until: Until<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     let delivery = one.delivery();
@@ -254,12 +226,12 @@ async fn begin(
         let in_vain = delivery.in_vain().unwrap_or_default();
         warn!(in_vain, routing_key = ?delivery.routing_key(), "handled alone: delivered in vain before, it may be what ends workers");
     }
-    shared.in_flight.set(on.name, on.lane.in_flight());
-    let (name, publisher) = (on.name, on.publisher);
+    let (name, pipeline) = (on.name, on.pipeline);
+    pipeline.in_flight.set(name, on.lane.in_flight());
     let settling = async {
         match name {
-            LaneName::Main => main_lane::handle(shared, publisher, until.stop, one.0).await,
-            LaneName::Slow => slow_lane::handle(shared, publisher, until, one.0).await,
+            LaneName::Main => pipeline.handle_alone(until.stop, one.0).await,
+            LaneName::Slow => slow_delivery::handle(pipeline, until, one.0).await,
         }
     };
     let settled: Option<Tag> = tokio::select! {
@@ -268,6 +240,6 @@ async fn begin(
     };
     let Some(tag) = settled else { return Ok(LaneEnd::GaveBack) };
     on.lane.ack_one(tag)?;
-    shared.in_flight.set(on.name, on.lane.in_flight());
+    pipeline.in_flight.set(name, on.lane.in_flight());
     Ok(LaneEnd::Stopped)
 }

@@ -5,14 +5,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tracing::{debug, error, info, warn};
 
-use super::Shared;
-use crate::broker::{Mended, Session};
-use crate::cache::HealFrom;
+use super::heal_state::{HealState, Heals};
+use crate::broker::{Mended, Session, Signer};
+use crate::cache::{Cache, CommandError};
 use crate::http::Readiness;
-use crate::ops::heal::window;
 
 /// Minimum time between two checks.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,7 +22,7 @@ const JITTER: Duration = Duration::from_secs(10);
 const PER_BINDING: Duration = Duration::from_millis(20);
 
 /// Logs and notes what a session found when it began.
-pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
+pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
     for warning in session.warnings() {
         warn!("{warning}");
     }
@@ -37,18 +35,19 @@ pub(super) fn began(shared: &Shared, session: &Session, is_first: bool) {
         }
     }
     if session.has_declared_history_anew() {
-        shared.birth.is_now();
+        state.history_start.is_now();
     }
-    shared.birth.looked(session.history_is_missing());
-    shared.brokers.met(session.broker().as_deref());
-    note_history(shared, session.history_fault().map(str::to_owned));
-    shared.first_ever.send_if_modified(|known| {
+    state.history_start.looked(session.history_is_missing());
+    state.broker_identity.met(session.broker().as_deref());
+    note_history(state, session.history_fault().map(str::to_owned));
+    state.first_ever.send_if_modified(|known| {
         known.is_none() && known.replace(session.is_first_ever()).is_none()
     });
 }
 
 /// Checks the objects again and again; never returns.
-pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Session) -> Infallible {
+pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> Infallible {
+    let Heals { cache, gate, readiness, state, .. } = heals;
     let mut told = BTreeSet::new();
     loop {
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
@@ -59,32 +58,31 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
         let mended = session.mend().await;
         // Until Redis can be used, the deletion stays noted, since the start of the heal is unknown
         // before.
-        if shared.gate.is_open() && session.deletion_seen().take() {
-            owe_heal(
-                shared,
+        if gate.is_open() && session.deletion_seen().take() {
+            state.owed.owe_from_low(
                 "a queue or the exchange was deleted while workers ran: events may have gone to the history alone",
             );
         }
         match mended {
-            Ok(mended) => note(shared, readiness, mended, &mut told),
+            Ok(mended) => note(state, readiness, mended, &mut told),
             // A failure that ends the session is noticed elsewhere.
             Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
         }
         // If Redis lost the old secret, another worker may have made a new one.
-        if let Err(cause) = shared.learn_secret().await {
+        if let Err(cause) = learn_secret(cache, signer).await {
             debug!(%cause, "the signing secret cannot be looked at");
         }
     }
 }
 
-fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTreeSet<String>) {
+fn note(state: &HealState, readiness: &Readiness, mended: Mended, told: &mut BTreeSet<String>) {
     if !mended.declared.is_empty() {
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
     }
     if mended.has_declared_history {
-        shared.birth.is_now();
+        state.history_start.is_now();
     }
-    shared.birth.looked(mended.history_is_missing);
+    state.history_start.looked(mended.history_is_missing);
     for problem in &mended.problems {
         if told.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");
@@ -96,12 +94,12 @@ fn note(shared: &Shared, readiness: &Readiness, mended: Mended, told: &mut BTree
     } else {
         Err(mended.problems.join("; ").into())
     });
-    note_history(shared, mended.history_fault);
+    note_history(state, mended.history_fault);
 }
 
 /// Logs when the history becomes unusable, and when it is usable again.
-fn note_history(shared: &Shared, fault: Option<String>) {
-    let before = shared.history_fault.load();
+fn note_history(state: &HealState, fault: Option<String>) {
+    let before = state.history_fault.load();
     match (&fault, before.is_some()) {
         (Some(cause), false) => error!(
             %cause,
@@ -110,39 +108,12 @@ fn note_history(shared: &Shared, fault: Option<String>) {
         (None, true) => info!("the history can be used again"),
         _ => {}
     }
-    shared.history_fault.store(fault.map(Arc::new));
+    state.history_fault.store(fault.map(Arc::new));
 }
 
-/// Owes a heal if events may be in the history alone, and waits until Redis holds that. Callers
-/// must wait until Redis can be used. Only then is the low watermark of stopped workers known.
-pub(super) async fn owe_what_was_deleted(shared: &Shared, is_owed: &mut bool) {
-    if std::mem::take(is_owed) {
-        owe_heal(
-            shared,
-            "a queue or the exchange was deleted: events may have gone to the history alone",
-        );
-    }
-    shared.owed.saved().await;
-}
-
-/// Owes a heal, and waits until Redis holds that.
-pub(super) async fn owe(shared: &Shared, cause: &str) {
-    owe_heal(shared, cause);
-    shared.owed.saved().await;
-}
-
-fn owe_heal(shared: &Shared, cause: &str) {
-    if !shared.config.heals() || shared.config.amqp.history.is_none() {
-        error!(
-            "{cause}; nothing makes up for it without a history and healing: flush what must be right"
-        );
-        return;
-    }
-    let low = shared.low.now();
-    // If no low watermark exists, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before the
-    // history's end.
-    let from = if low.time_ms == 0 { HealFrom::default() } else { HealFrom::low(low) }
-        .or_window(window(&shared.config), Timestamp::now());
-    warn!("{cause}; the history is applied again");
-    shared.owed.owe(from, cause);
+/// Learns the secret with which the workers of this Redis sign republished messages.
+pub(super) async fn learn_secret(cache: &Cache, signer: &Signer) -> Result<(), CommandError> {
+    let secret = cache.signing_secret(signer.secret().as_deref()).await?;
+    signer.learn(&secret);
+    Ok(())
 }

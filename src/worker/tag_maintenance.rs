@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::rounds::{Rounds, Step};
-use super::{Shared, slow_lane};
-use crate::cache::{Asides, CommandError, Eviction, Outage, SCAN_STEP, new_token};
+use super::drain;
+use super::gate::Gate;
+use super::live::CurrentRegistry;
+use crate::cache::{Asides, Cache, CommandError, Eviction, Outage, SCAN_STEP, new_token};
+use crate::telemetry::Metrics;
 
 /// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
 /// the longest pause between two renewals.
@@ -36,61 +39,70 @@ const PER_MEMBER: Duration = Duration::from_micros(50);
 const PER_MEMBER_IN_A_HURRY: Duration = Duration::from_micros(10);
 const PER_SCANNED_KEY: Duration = Duration::from_micros(10);
 
-/// Maintains Redis until `stop`.
-pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
-    if !shared.config.maintains_tags() {
+/// Everything that the maintenance uses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Maintenance<'s> {
+    pub(super) cache: &'s Cache,
+    pub(super) gate: &'s Gate,
+    pub(super) registry: &'s CurrentRegistry,
+    pub(super) metrics: &'s Metrics,
+    /// True if dead members are removed from tag sets.
+    pub(super) maintains_tags: bool,
+}
+
+/// Maintains Redis; never returns.
+pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
+    let Maintenance { cache, gate, .. } = of;
+    if !of.maintains_tags {
         info!(
-            tag_prefix = ?shared.cache.tag_prefix(),
+            tag_prefix = ?cache.tag_prefix(),
             "tag maintenance is off: members whose keys are gone stay in the sets of tags (UNSTALE_TAG_MAINTENANCE)"
         );
     }
-    let work = async {
-        let (mut eviction, mut refused) = (Eviction::Safe, None);
-        let mut asked = false;
-        loop {
-            shared.gate.open().await;
-            let Err(error) = stand(&shared, &mut eviction, &mut asked).await;
-            match error {
-                CommandError::Outage(outage) => shared.gate.close(&outage),
-                CommandError::Refused(cause) | CommandError::Failed(cause) => {
-                    if refused.as_ref() != Some(&cause) {
-                        info!(
-                            %cause,
-                            "tags are not looked after: members whose keys are gone stay in their sets; docs/reference/redis-permissions.md has the ACL for it"
-                        );
-                    }
-                    refused = Some(cause);
-                    tokio::time::sleep(REFUSED_PAUSE).await;
+    let (mut eviction, mut refused) = (Eviction::Safe, None);
+    let mut asked = false;
+    loop {
+        gate.open().await;
+        let Err(error) = stand(of, &mut eviction, &mut asked).await;
+        match error {
+            CommandError::Outage(outage) => gate.close(&outage),
+            CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                if refused.as_ref() != Some(&cause) {
+                    info!(
+                        %cause,
+                        "tags are not looked after: members whose keys are gone stay in their sets; docs/reference/redis-permissions.md has the ACL for it"
+                    );
                 }
+                refused = Some(cause);
+                tokio::time::sleep(REFUSED_PAUSE).await;
             }
         }
-    };
-    stop.run_until_cancelled(work).await;
+    }
 }
 
 /// Maintains Redis until an error occurs.
 async fn stand(
-    shared: &Shared,
+    of: Maintenance<'_>,
     told: &mut Eviction,
     asked: &mut bool,
 ) -> Result<Infallible, CommandError> {
-    tell_of_eviction(shared, told).await?;
+    log_eviction(of.cache, told).await?;
     if !*asked {
-        warn_of_refused_keys(shared).await?;
+        warn_of_refused_keys(of.cache, of.registry).await?;
         *asked = true;
     }
     let token = new_token();
     loop {
-        if shared.cache.lock_tag_maintenance(&token, LOCK_TTL).await? {
+        if of.cache.lock_tag_maintenance(&token, LOCK_TTL).await? {
             debug!("the upkeep of tags is this worker's");
-            look_after_tags(shared, &token).await?;
+            look_after_tags(of, &token).await?;
         }
         tokio::time::sleep(LOCK_TTL / 2).await;
     }
 }
 
-async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Outage> {
-    let eviction = shared.cache.eviction().await?;
+async fn log_eviction(cache: &Cache, told: &mut Eviction) -> Result<(), Outage> {
+    let eviction = cache.eviction().await?;
     if eviction != *told {
         match &eviction {
             Eviction::Risky { policy, consequence } => warn!(
@@ -109,15 +121,15 @@ async fn tell_of_eviction(shared: &Shared, told: &mut Eviction) -> Result<(), Ou
 }
 
 /// Warns of rules whose keys the Redis user's ACL refuses, as far as that shows without an event.
-async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
+async fn warn_of_refused_keys(cache: &Cache, registry: &CurrentRegistry) -> Result<(), Outage> {
     // This key is certainly allowed. If it is refused, the command itself is refused.
-    if shared.cache.refuses_key("unstale:seq").await? {
+    if cache.refuses_key("unstale:seq").await? {
         return Ok(());
     }
-    let registry = Arc::clone(&shared.live.load().registry);
+    let registry = Arc::clone(&registry.load().registry);
     let mut warned = HashSet::new();
     for (rule, key) in registry.sample_keys() {
-        if !warned.contains(&rule.0) && shared.cache.refuses_key(&key).await? {
+        if !warned.contains(&rule.0) && cache.refuses_key(&key).await? {
             warned.insert(rule.0);
             let rule = &registry.rules[rule.0 as usize].name;
             warn!(
@@ -132,34 +144,35 @@ async fn warn_of_refused_keys(shared: &Shared) -> Result<(), Outage> {
 }
 
 /// Maintains the tags while this worker has the lock.
-async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandError> {
+async fn look_after_tags(of: Maintenance<'_>, token: &str) -> Result<(), CommandError> {
+    let cache = of.cache;
     let mut renewed = Instant::now();
     let mut drained: Option<Instant> = None;
-    let (mut rounds, mut asides) = (Rounds::new(Instant::now()), shared.cache.asides());
+    let (mut rounds, mut asides) = (Rounds::new(Instant::now()), cache.asides());
     loop {
         if renewed.elapsed() > LOCK_RENEWED_AFTER {
-            if !shared.cache.lock_tag_maintenance(token, LOCK_TTL).await? {
+            if !cache.lock_tag_maintenance(token, LOCK_TTL).await? {
                 return Ok(());
             }
             renewed = Instant::now();
         }
         if drained.is_none_or(|last| last.elapsed() > DRAINS_INTERVAL) {
-            if !drain_left_over(shared, renewed).await? {
+            if !drain_left_over(cache, renewed).await? {
                 continue;
             }
             drained = Some(Instant::now());
-            if shared.config.maintains_tags() {
-                let left = shared.cache.sets_with_members_aside().await?;
+            if of.maintains_tags {
+                let left = cache.sets_with_members_aside().await?;
                 left.iter().for_each(|set| asides.note(set, Instant::now()));
             }
         }
-        if !shared.config.maintains_tags() {
+        if !of.maintains_tags {
             tokio::time::sleep(LOCK_RENEWED_AFTER).await;
             continue;
         }
         let pause = match asides.due(Instant::now()) {
-            Some(set) => settle(shared, &set, &mut asides).await?,
-            None => step(shared, &mut rounds, &mut asides).await?,
+            Some(set) => settle(cache, &set, &mut asides).await?,
+            None => step(of, &mut rounds, &mut asides).await?,
         };
         tokio::time::sleep(pause.min(LOCK_RENEWED_AFTER)).await;
     }
@@ -167,15 +180,15 @@ async fn look_after_tags(shared: &Shared, token: &str) -> Result<(), CommandErro
 
 /// Goes on with drains whose events no worker handles any more. Returns true if it finished before
 /// the lock must be renewed.
-async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, CommandError> {
+async fn drain_left_over(cache: &Cache, renewed: Instant) -> Result<bool, CommandError> {
     let cancel = CancellationToken::new();
     let give_up_in_time = |_, _| {
         if renewed.elapsed() > LOCK_RENEWED_AFTER {
             cancel.cancel();
         }
     };
-    let drained = shared.cache.drain_all(&cancel, give_up_in_time).await?;
-    slow_lane::tell_of_lost(drained.lost);
+    let drained = cache.drain_all(&cancel, give_up_in_time).await?;
+    drain::log_lost(drained.lost);
     if drained.existed + drained.gone > 0 {
         info!(keys = drained.existed, "drained tags that an earlier invalidation had left over");
     }
@@ -184,12 +197,8 @@ async fn drain_left_over(shared: &Shared, renewed: Instant) -> Result<bool, Comm
 
 /// Checks for the second time some members that were set aside. Returns how long to pause
 /// afterwards.
-async fn settle(
-    shared: &Shared,
-    set: &[u8],
-    asides: &mut Asides,
-) -> Result<Duration, CommandError> {
-    match shared.cache.take_second_look(set).await {
+async fn settle(cache: &Cache, set: &[u8], asides: &mut Asides) -> Result<Duration, CommandError> {
+    match cache.take_second_look(set).await {
         Ok(true) => {
             return Ok(PER_MEMBER_IN_A_HURRY * u32::try_from(SCAN_STEP).unwrap_or(u32::MAX));
         }
@@ -202,7 +211,7 @@ async fn settle(
 
 /// Does one step, and returns how long to pause afterwards.
 async fn step(
-    shared: &Shared,
+    of: Maintenance<'_>,
     rounds: &mut Rounds,
     asides: &mut Asides,
 ) -> Result<Duration, CommandError> {
@@ -213,7 +222,7 @@ async fn step(
             Ok(until.saturating_duration_since(now))
         }
         Step::Scan(cursor) => {
-            let found = shared.cache.tag_sets(cursor).await?;
+            let found = of.cache.tag_sets(cursor).await?;
             if let Some(found) = rounds.scanned(found.next, found.sets, Instant::now()) {
                 debug!(
                     sets = found.looks,
@@ -224,11 +233,10 @@ async fn step(
             }
             Ok(PER_SCANNED_KEY * u32::try_from(SCAN_STEP).unwrap_or(u32::MAX))
         }
-        Step::Slice { set, cursor } => match shared.cache.maintain_slice(&set, cursor, false).await
-        {
+        Step::Slice { set, cursor } => match of.cache.maintain_slice(&set, cursor, false).await {
             Ok(slice) => {
                 rounds.sliced(slice.next, slice.looked, slice.gone, Instant::now());
-                shared.metrics.pruned(slice.gone);
+                of.metrics.pruned(slice.gone);
                 if slice.gone > 0 {
                     asides.note(&set, Instant::now());
                 }

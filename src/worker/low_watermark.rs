@@ -7,13 +7,13 @@
 //! does not move the watermark of this moment. The place of the event at this moment decides who
 //! covers it:
 //! - A worker has it in flight, read or unread, suspected or not. That worker holds it
-//!   ([`Holding`]). A new arrival is unread for a second at most ([`Unread`]).
+//!   ([`Holding`]). A new arrival is unread for a second at most ([`UnreadDeliveries`]).
 //! - It waits in a queue after its first publication. The last look that saw the queue empty is
 //!   older.
 //! - It waits in a queue, requeued or republished. The worker that let go of it covers it until the
 //!   queue was seen empty, and for [`OVERLAP`] more.
 //!
-//! [`Unread`]: super::unread::Unread
+//! [`UnreadDeliveries`]: super::unread_deliveries::UnreadDeliveries
 //!
 //! A worker's low watermark covers every event that a queue or a worker still holds. The current
 //! holder covers it, or the previous holder until the current one must have recorded it. The
@@ -26,7 +26,7 @@
 //! - For a redelivered message: the lowest low watermark of all workers. The worker that had the
 //!   message covers it there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,6 +36,7 @@ use tokio::sync::Notify;
 use crate::broker::{Delivery, LaneName};
 use crate::cache::LowWatermark;
 use crate::event::Provenance;
+use crate::telemetry::Metrics;
 
 /// Time after the queue was seen empty during which the previous holder still covers an event.
 /// Another worker that received it covers it within seconds.
@@ -52,7 +53,7 @@ const SAMPLED_FOR: Duration = Duration::from_secs(90);
 
 /// The low watermark of this worker, and everything that determines it.
 #[derive(Debug, Clone)]
-pub(super) struct Low(Arc<Inner>);
+pub(super) struct Watermark(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -60,6 +61,7 @@ struct Inner {
     /// Notified after each look that saw nothing waiting.
     looked: Notify,
     since: Instant,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +76,8 @@ struct State {
     /// The events that earlier workers left unapplied, unless a heal has applied them since.
     inherited: Option<LowWatermark>,
     next: u64,
-    in_hand: HashMap<u64, LowWatermark>,
+    /// The ledger of the deliveries in flight, in order of arrival.
+    in_flight: BTreeMap<u64, Entry>,
     /// Deliveries that this worker let go of, by the queue that they went to and the second by
     /// which they are back.
     let_go: BTreeMap<(Queue, u64), LetGo>,
@@ -82,6 +85,15 @@ struct State {
     samples: VecDeque<(Instant, u64)>,
     /// When deliveries were last taken.
     taken_at: Option<Instant>,
+}
+
+/// Deliveries in flight that arrived together.
+#[derive(Debug)]
+struct Entry {
+    /// A bound for the arrival of the earliest event.
+    bound: LowWatermark,
+    /// When a lane handed them out. `None` while they are unread.
+    arrived: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,18 +156,19 @@ impl Bounds {
 /// Deliveries in flight. Dropped before they are settled, they return to their queue.
 #[derive(Debug)]
 pub(super) struct Holding {
-    low: Low,
+    watermark: Watermark,
     number: u64,
     bounds: Bounds,
 }
 
-impl Low {
+impl Watermark {
     /// Returns a low watermark that knows nothing: a message in the queue may have any age.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             looked: Notify::new(),
             since: Instant::now(),
+            metrics,
         }))
     }
 
@@ -172,7 +185,7 @@ impl Low {
     pub(super) fn is_all_settled(&self) -> bool {
         self.change(|state| {
             state.lowest_bound(Instant::now());
-            state.in_hand.is_empty() && state.let_go.is_empty()
+            state.in_flight.is_empty() && state.let_go.is_empty()
         })
     }
 
@@ -259,9 +272,25 @@ impl Low {
         self.change(|state| state.samples.back().map(|(_, offset)| *offset))
     }
 
-    /// Takes deliveries and covers them.
+    /// Enters deliveries that a lane has just handed out, and covers them.
     pub(super) fn take<'d>(&self, deliveries: impl IntoIterator<Item = &'d Delivery>) -> Holding {
-        let (number, bounds) = self.change(|state| {
+        self.enter(deliveries, Some(SystemTime::now()))
+    }
+
+    /// Enters deliveries that are unread, and covers them.
+    pub(super) fn take_unread<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+    ) -> Holding {
+        self.enter(deliveries, None)
+    }
+
+    fn enter<'d>(
+        &self,
+        deliveries: impl IntoIterator<Item = &'d Delivery>,
+        arrived: Option<SystemTime>,
+    ) -> Holding {
+        let (number, bounds) = self.change_in_flight(|state| {
             let bounds = Bounds { quiet: state.quiet, lowest: state.lowest };
             let bound = deliveries
                 .into_iter()
@@ -270,10 +299,23 @@ impl Low {
                 .unwrap_or(bounds.quiet);
             state.taken_at = Some(Instant::now());
             state.next += 1;
-            state.in_hand.insert(state.next, bound);
+            state.in_flight.insert(state.next, Entry { bound, arrived });
             (state.next, bounds)
         });
-        Holding { low: self.clone(), number, bounds }
+        Holding { watermark: self.clone(), number, bounds }
+    }
+
+    /// Returns when the oldest delivery arrived that is read and not settled.
+    pub(super) fn oldest_unsettled(&self) -> Option<SystemTime> {
+        self.change(|state| state.oldest_unsettled())
+    }
+
+    fn change_in_flight<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        self.change(|state| {
+            let changed = change(state);
+            self.0.metrics.set_oldest_unsettled(state.oldest_unsettled());
+            changed
+        })
     }
 
     /// Notes that a republished message went to a lane's queue. It returns from any retry queue
@@ -336,12 +378,16 @@ impl Low {
 }
 
 impl State {
+    fn oldest_unsettled(&self) -> Option<SystemTime> {
+        self.in_flight.values().find_map(|entry| entry.arrived)
+    }
+
     fn lowest_bound(&mut self, now: Instant) -> LowWatermark {
         self.let_go.retain(|_, gone| {
             gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP)
         });
-        let others =
-            self.in_hand.values().copied().chain(self.let_go.values().map(|gone| gone.bound));
+        let others = (self.in_flight.values().map(|entry| entry.bound))
+            .chain(self.let_go.values().map(|gone| gone.bound));
         others.fold(self.quiet, LowWatermark::lower)
     }
 
@@ -350,9 +396,7 @@ impl State {
         if is_another {
             // The stream was deleted and another one began: offsets of the old one have no meaning.
             self.samples.clear();
-            let held = self
-                .in_hand
-                .values_mut()
+            let held = (self.in_flight.values_mut().map(|entry| &mut entry.bound))
                 .chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
             held.chain([&mut self.quiet, &mut self.lowest])
                 .for_each(|bound| bound.offset = Some(0));
@@ -427,15 +471,15 @@ impl Holding {
 
     /// Notes that their effects are in Redis, and their republished messages are covered.
     pub(super) fn settled(&self) {
-        self.low.change(|state| state.in_hand.remove(&self.number));
+        self.watermark.change_in_flight(|state| state.in_flight.remove(&self.number));
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        let now = self.low.second(Duration::ZERO);
-        self.low.change(|state| {
-            if let Some(bound) = state.in_hand.remove(&self.number) {
+        let now = self.watermark.second(Duration::ZERO);
+        self.watermark.change_in_flight(|state| {
+            if let Some(Entry { bound, .. }) = state.in_flight.remove(&self.number) {
                 for queue in [Queue::Main, Queue::Slow] {
                     state.let_go(queue, now, bound);
                 }

@@ -8,15 +8,16 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use super::suspects::Suspect;
-use super::{Live, Shared};
+use super::live::Live;
+use super::low_watermark::Watermark;
 use crate::broker::{
-    self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, copy_to,
+    self, CopyHeaders, Delivery, LaneName, Names, Outgoing, PublishError, SessionEnded, Signer,
+    copy_to,
 };
 use crate::cache::LowWatermark;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{Destination, RepublishOrder};
-use crate::telemetry::Republished;
+use crate::telemetry::{EventLog, Metrics, Republished};
 
 /// Time before messages that the broker could not store are published again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
@@ -40,24 +41,39 @@ pub(super) struct Order<'d> {
 
 /// One lane's publisher. Batches take turns on it.
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(super) struct Publisher<'s> {
     channel: Mutex<broker::Publisher>,
     names: Names,
+    republishing: Republishing<'s>,
 }
 
-impl Publisher {
-    pub(super) fn new(publisher: broker::Publisher, names: Names) -> Self {
-        Self { channel: Mutex::new(publisher), names }
+/// Where each republished message is noted, and how it is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Republishing<'s> {
+    pub(super) reading: Reading,
+    pub(super) signer: &'s Signer,
+    pub(super) watermark: &'s Watermark,
+    pub(super) metrics: &'s Metrics,
+    pub(super) event_log: &'s EventLog,
+}
+
+impl<'s> Publisher<'s> {
+    pub(super) fn new(
+        publisher: broker::Publisher,
+        names: Names,
+        republishing: Republishing<'s>,
+    ) -> Self {
+        Self { channel: Mutex::new(publisher), names, republishing }
     }
 
     /// Publishes the ordered messages. Waits until each is confirmed and not returned, even through
     /// alarms of the broker and full queues.
     pub(super) async fn publish(
         &self,
-        shared: &Shared,
         live: &Live,
         orders: &[Order<'_>],
     ) -> Result<(), SessionEnded> {
+        let Republishing { reading, signer, watermark, metrics, .. } = self.republishing;
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
         let mut named = Vec::with_capacity(orders.len());
@@ -67,8 +83,7 @@ impl Publisher {
                 let message = delivery.message();
                 // This is rare. The event's details for the republished message are read once more
                 // from the delivery.
-                let event =
-                    if *is_unread { None } else { decoded(&message, shared.config.reading) };
+                let event = if *is_unread { None } else { decoded(&message, reading) };
                 named.push(
                     (order.destination != Destination::Slow)
                         .then(|| Named::of(event.as_ref(), &message)),
@@ -77,7 +92,7 @@ impl Publisher {
                 let arrived_after = text(arrived_after.time_ms);
                 let headers = CopyHeaders {
                     arrived_offset,
-                    redelivered: in_vain_so_far(delivery, order.destination),
+                    redelivered: redelivered_so_far(delivery, order.destination),
                     ..headers(
                         order,
                         event.as_ref(),
@@ -91,49 +106,45 @@ impl Publisher {
                     delivery,
                     &headers,
                     channel.frame_max_bytes(),
-                    &shared.signer,
+                    signer,
                 )
             })
             .collect();
         confirmed(&mut channel, copies).await?;
         for (Order { arrived_after, is_unknown, order, .. }, named) in orders.iter().zip(&named) {
             if let Some(event) = named.as_ref().map(|named| named.republished(order)) {
-                event_failed(shared, live, order.destination, *is_unknown, event, &self.names);
+                self.log_failed(live, order.destination, *is_unknown, event);
             }
             match order.destination {
                 Destination::Slow => {
-                    shared.low.copied(LaneName::Slow, Duration::ZERO, *arrived_after)
+                    watermark.copied(LaneName::Slow, Duration::ZERO, *arrived_after)
                 }
-                Destination::Retry(rung) => {
-                    let delay =
-                        self.names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay);
-                    shared.low.copied(LaneName::Main, delay, *arrived_after);
-                    shared.metrics.retried();
+                Destination::Retry(step) => {
+                    watermark.copied(LaneName::Main, self.delay(step), *arrived_after);
+                    metrics.retried();
                 }
                 // The replay that applies it covers it.
-                Destination::Dead(reason) => shared.metrics.dead(reason),
+                Destination::Dead(reason) => metrics.dead(reason),
             }
         }
         Ok(())
     }
 
-    /// Publishes suspected poison messages, unread, to the end of the queue they came from. Waits
-    /// as [`publish`](Self::publish) does.
-    pub(super) async fn set_aside(
+    /// Publishes deliveries, unread, to the end of a lane's queue. Each has a bound for the arrival
+    /// of its event. Waits as [`publish`](Self::publish) does.
+    pub(super) async fn publish_to_end(
         &self,
-        shared: &Shared,
         lane: LaneName,
-        suspects: &[Suspect],
+        deliveries: &[(&Delivery, LowWatermark)],
     ) -> Result<(), SessionEnded> {
         let mut channel = self.channel.lock().await;
         let now = Timestamp::now().to_string();
-        let mut copies = Vec::with_capacity(suspects.len());
-        for suspect in suspects {
-            let (suspect, bound) = (suspect.delivery(), suspect.bound());
+        let mut copies = Vec::with_capacity(deliveries.len());
+        for (delivery, bound) in deliveries {
             let arrived_after = text(bound.time_ms);
-            let message = suspect.message();
+            let message = delivery.message();
             let earlier = Provenance::of(&message);
-            let in_vain = suspect.in_vain().unwrap_or_default();
+            let in_vain = delivery.in_vain().unwrap_or_default();
             let headers = CopyHeaders {
                 attempt: earlier.as_ref().map_or(0, |earlier| earlier.attempt),
                 effects: earlier.as_ref().and_then(|earlier| earlier.effects.as_deref()),
@@ -148,27 +159,51 @@ impl Publisher {
                 LaneName::Main => &self.names.main,
                 LaneName::Slow => &self.names.slow,
             };
+            let frame_max_bytes = channel.frame_max_bytes();
             copies.push(copy_to(
                 queue,
-                suspect,
+                delivery,
                 &headers,
-                channel.frame_max_bytes(),
-                &shared.signer,
+                frame_max_bytes,
+                self.republishing.signer,
             ));
         }
         confirmed(&mut channel, copies).await?;
-        for suspect in suspects {
-            shared.low.copied(lane, Duration::ZERO, suspect.bound());
-            suspect.settled();
+        for (_, bound) in deliveries {
+            self.republishing.watermark.copied(lane, Duration::ZERO, *bound);
         }
         Ok(())
+    }
+
+    /// Logs an event that goes to the retry schedule or to the dead-letter queue.
+    fn log_failed(
+        &self,
+        live: &Live,
+        destination: Destination,
+        is_unknown: bool,
+        event: Republished<'_>,
+    ) {
+        let log = self.republishing.event_log;
+        if is_unknown && event.attempt <= 1 {
+            log.unknown(event, || live.registry.nearest_type(event.event_type));
+        }
+        match destination {
+            Destination::Retry(step) if !is_unknown => log.waits(event, self.delay(step)),
+            Destination::Dead(reason) => log.dead(reason, event),
+            Destination::Retry(_) | Destination::Slow => {}
+        }
+    }
+
+    /// Returns the delay of a retry step.
+    fn delay(&self, step: usize) -> Duration {
+        self.names.retry.get(step).map_or(Duration::ZERO, |(delay, _)| *delay)
     }
 
     fn queue(&self, destination: Destination) -> &str {
         match destination {
             Destination::Slow => &self.names.slow,
-            Destination::Retry(rung) => {
-                self.names.retry.get(rung).map_or(&self.names.dead, |(_, name)| name)
+            Destination::Retry(step) => {
+                self.names.retry.get(step).map_or(&self.names.dead, |(_, name)| name)
             }
             Destination::Dead(_) => &self.names.dead,
         }
@@ -209,29 +244,6 @@ impl Named {
             error: order.error.as_deref(),
             attempt: order.attempt,
         }
-    }
-}
-
-/// Logs an event that goes to the retry schedule or to the dead-letter queue.
-fn event_failed(
-    shared: &Shared,
-    live: &Live,
-    destination: Destination,
-    is_unknown: bool,
-    event: Republished<'_>,
-    names: &Names,
-) {
-    if is_unknown && event.attempt <= 1 {
-        shared.event_log.unknown(event, || live.registry.nearest_type(event.event_type));
-    }
-    match destination {
-        Destination::Retry(rung) if !is_unknown => {
-            shared
-                .event_log
-                .waits(event, names.retry.get(rung).map_or(Duration::ZERO, |(delay, _)| *delay));
-        }
-        Destination::Dead(reason) => shared.event_log.dead(reason, event),
-        Destination::Retry(_) | Destination::Slow => {}
     }
 }
 
@@ -290,7 +302,7 @@ async fn confirmed(
 
 /// Returns the redelivery count that a retry or slow-lane message carries on. Without it a poison
 /// message, and each message around it, would begin again at zero.
-fn in_vain_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
+fn redelivered_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
     match destination {
         Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),
         Destination::Dead(_) => None,

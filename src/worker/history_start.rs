@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
-use super::Shared;
-use super::owed::now_ms;
+use super::heal_record::now_ms;
 use crate::broker::{BrokerError, History};
-use crate::cache::{Checkpoints, CommandError, HealFrom};
+use crate::cache::{Cache, Checkpoints, CommandError, HealFrom};
+use crate::config::{AmqpConfig, Config};
 use crate::ops::heal::{Healed, NotHealed, window};
 
 /// The time of the history's declaration, as far as this worker knows.
 #[derive(Debug, Default)]
-pub(super) struct Birth {
+pub(super) struct HistoryStart {
     /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
     born_ms: AtomicU64,
     /// True if the last look found no history.
     is_missing: AtomicBool,
 }
 
-impl Birth {
+impl HistoryStart {
     /// Notes that the history was declared anew just now.
     pub(super) fn is_now(&self) {
         self.learn(now_ms());
@@ -43,49 +43,53 @@ impl Birth {
         let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
     }
-}
 
-/// Reads the time from the checkpoints, and saves it if they have an earlier one, also after Redis
-/// went back.
-pub(super) async fn note(shared: &Shared, marks: &Checkpoints) -> Result<(), CommandError> {
-    let held = marks.history_born_ms();
-    shared.birth.learn(held);
-    let born_ms = shared.birth.born_ms.load(Ordering::Relaxed);
-    if held < born_ms { shared.cache.note_history_birth(born_ms).await } else { Ok(()) }
-}
-
-/// Returns the result of a heal. It is incomplete if the history was declared anew since. `known`:
-/// an offset that the history had before the heal began.
-///
-/// # Errors
-/// Returns [`NotHealed`] if the nodes that were read lag behind another node. The heal must then go
-/// on.
-pub(super) async fn judge(
-    shared: &Shared,
-    marks: &Checkpoints,
-    (from, known): (HealFrom, Option<u64>),
-    healed: Healed,
-) -> Result<Healed, NotHealed> {
-    shared.birth.learn(marks.history_born_ms());
-    if let Healed::Applied { end, .. } = &healed
-        && let Some(known) = known
-        && *end <= known
-    {
-        if end_of_all(shared).await? > known {
-            return Err(BrokerError::Unreachable(
-                "the history's nodes that answered lag behind".into(),
-            )
-            .into());
-        }
-        shared.birth.is_now();
+    /// Reads the time from the checkpoints, and saves it if they have an earlier one, also after
+    /// Redis went back.
+    pub(super) async fn note(
+        &self,
+        cache: &Cache,
+        marks: &Checkpoints,
+    ) -> Result<(), CommandError> {
+        let held = marks.history_born_ms();
+        self.learn(held);
+        let born_ms = self.born_ms.load(Ordering::Relaxed);
+        if held < born_ms { cache.note_history_birth(born_ms).await } else { Ok(()) }
     }
-    let is_cut = shared.birth.is_after(from.or_window(window(&shared.config), Timestamp::now()));
-    Ok(if is_cut { healed.cut() } else { healed })
+
+    /// Returns the result of a heal. It is incomplete if the history was declared anew since.
+    /// `known`: an offset that the history had before the heal began.
+    ///
+    /// # Errors Returns [`NotHealed`] if the nodes that were read lag behind another node. The heal
+    /// must then go on.
+    pub(super) async fn judge(
+        &self,
+        config: &Config,
+        marks: &Checkpoints,
+        (from, known): (HealFrom, Option<u64>),
+        healed: Healed,
+    ) -> Result<Healed, NotHealed> {
+        self.learn(marks.history_born_ms());
+        if let Healed::Applied { end, .. } = &healed
+            && let Some(known) = known
+            && *end <= known
+        {
+            if end_of_all(&config.amqp).await? > known {
+                return Err(BrokerError::Unreachable(
+                    "the history's nodes that answered lag behind".into(),
+                )
+                .into());
+            }
+            self.is_now();
+        }
+        let is_cut = self.is_after(from.or_window(window(config), Timestamp::now()));
+        Ok(if is_cut { healed.cut() } else { healed })
+    }
 }
 
 /// Returns the offset behind the history, from the node that is furthest.
-async fn end_of_all(shared: &Shared) -> Result<u64, BrokerError> {
-    let mut history = History::connect(&shared.config.amqp).await?;
+async fn end_of_all(amqp: &AmqpConfig) -> Result<u64, BrokerError> {
+    let mut history = History::connect(amqp).await?;
     let survey = history.survey(&[]).await;
     history.close().await;
     Ok(survey?.end)
@@ -97,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_history_that_was_missing_is_new_when_it_exists_again() {
-        let birth = Birth::default();
+        let birth = HistoryStart::default();
         let born_ms = || birth.born_ms.load(Ordering::Relaxed);
         birth.looked(false);
         assert_eq!(born_ms(), 0);
@@ -117,7 +121,7 @@ mod tests {
             offset: Some(0),
             time: Some(Timestamp::from_millisecond(ms).unwrap()),
         };
-        let birth = Birth::default();
+        let birth = HistoryStart::default();
         assert!(!birth.is_after(from(0)), "it has been there all the time");
         birth.learn(1_000);
         birth.learn(500);

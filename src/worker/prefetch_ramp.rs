@@ -15,7 +15,7 @@ pub(super) const FEW: u16 = 16;
 
 /// The prefetch of one session's lane, from its first consumer on.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct PrefetchRamp {
     prefetch: Prefetch,
     /// True if the prefetch grows to the full value by doubling instead of in one step.
     careful: bool,
@@ -31,7 +31,7 @@ enum Stage {
     Full,
 }
 
-impl Window {
+impl PrefetchRamp {
     /// Returns a window that may grow as far as the settings allow. `careful`: the session may meet
     /// a message that ended the last session since it cannot be read. Or it may meet suspected
     /// poison messages, of which few should be in flight together.
@@ -94,11 +94,11 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn up_to(full: u16, careful: bool) -> Window {
-        Window::up_to(Prefetch::new(full), careful)
+    fn up_to(full: u16, careful: bool) -> PrefetchRamp {
+        PrefetchRamp::up_to(Prefetch::new(full), careful)
     }
 
-    fn after(window: &mut Window, count: usize, in_vain: Option<u64>) -> u16 {
+    fn after(window: &mut PrefetchRamp, count: usize, in_vain: Option<u64>) -> u16 {
         for _ in 0..count {
             window.note(100, in_vain);
         }
