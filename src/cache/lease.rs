@@ -36,11 +36,6 @@ pub enum FillOutcome {
     Over,
 }
 
-/// Returns a token that no other holder of a lease has.
-pub fn new_token() -> String {
-    format!("{:032x}", fastrand::u128(..))
-}
-
 impl Cache {
     /// Asks for the right to fill a key, before its value is loaded.
     ///

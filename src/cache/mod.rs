@@ -1,4 +1,5 @@
-//! Redis as the worker uses it. Only this module and [`reader`](crate::reader) send commands to it.
+//! Redis as the worker uses it. Only this module sends commands to it. The package
+//! `unstale-reader` has the protocol of readers, which this module also uses.
 //!
 //! A [`Cache`] shares one connection among all callers, or one for each primary of a cluster. Only
 //! [`Cache::probe`] connects. An outage ends the connection with all commands in flight on it.
@@ -57,13 +58,14 @@ pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;
 pub use eviction::Eviction;
 pub use failure::{CacheError, CommandError, Outage};
-pub use lease::{FillOutcome, Grant, new_token};
+pub use lease::{FillOutcome, Grant};
 pub use lifetime::LONGEST_LEASE;
-pub use script::READER_SCRIPTS;
 pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};
 pub use server::ServerInfo;
 pub use tag_maintenance::{SCAN_STEP, TagSets, TagSlice};
 pub use tags::{Drained, Invalidated};
+pub use unstale_reader::protocol::new_token;
+pub use unstale_reader::protocol::scripts::READER_SCRIPTS;
 pub use workers::{REPORT_COUNTS_FOR, ReportedWorker, WorkerReport};
 
 use std::time::Duration;

@@ -8,7 +8,7 @@ use redis::aio::ConnectionLike;
 use super::names::{ReadKeys, TagKeys};
 use super::redis_call::{Away, FILL_SCRIPT, JOIN_SCRIPT, RELEASE_SCRIPT};
 use super::{Outcome, Reader};
-use crate::cache::new_token;
+use crate::protocol::new_token;
 
 /// A lease that may be ours. If it is dropped, a task releases it where possible.
 pub(super) struct Lease<C: ConnectionLike + Clone + Send + Sync + 'static> {

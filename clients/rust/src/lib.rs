@@ -1,35 +1,56 @@
-//! The reader's side of the cache: [`Reader::get_or_load`] for applications in Rust. The page
-//! `docs/reference/reader-scripts.md` has the protocol.
+//! Reads through a Redis cache that unstale workers invalidate. One reader loads while the others
+//! wait. If an event overtakes the load, its value is not cached.
 //!
-//! The files, in reading order:
-//!
-//! - `find`: before the load, the value or the lease
-//! - `fill`: after the load, the value into the cache
-//! - `names`, `tags`, `codec`: names of keys, tags of a value, values as bytes
-//! - `redis_call`: one command or script within its time
-//!
-//! The reader never invalidates: only workers do.
+//! [`Reader::get_or_load`] handles bytes, and [`Reader::get_or_load_json`] values of any type. The
+//! reader never invalidates: only workers do. In the repository of unstale, `docs/how-to/read.md`
+//! describes options and outcomes, and `docs/reference/reader-scripts.md` the protocol.
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use unstale::reader::{Options, Reader};
+//! use unstale_reader::redis::{Client, aio::ConnectionManagerConfig};
+//! use unstale_reader::{Options, Reader};
 //!
 //! # async fn load_product(id: u64) -> Result<Option<Vec<u8>>, std::io::Error> { Ok(None) }
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let redis = redis::Client::open("redis://127.0.0.1:6379/0")?
-//!     .get_multiplexed_async_connection()
-//!     .await?;
-//! let cache = Reader::new(redis, Options { key_prefix: "shop:".into(), ..Options::default() });
+//! let client = Client::open("redis://127.0.0.1:6379/0")?;
+//! let connection = client.get_connection_manager_lazy(ConnectionManagerConfig::new())?;
+//! let options = Options { key_prefix: "shop:".into(), ..Options::default() };
+//! let cache = Reader::new(connection, options);
 //! let ttl = Duration::from_secs(3600);
 //! let tags = ["products", "category:toys"];
 //! let product = cache.get_or_load("product:7", || load_product(7), ttl, tags).await?;
 //! # Ok(()) }
 //! ```
+//!
+//! # Features
+//!
+//! - `connection-manager`: `redis::aio::ConnectionManager`. It connects again after an outage. A
+//!   `MultiplexedConnection` does not.
+//! - `tls`: `rediss://` by rustls with ring, and the certificates of the system.
+//! - `cluster`: `redis::cluster_async::ClusterConnection`. Set [`Options::cluster`] too.
+//!
+//! # Files
+//!
+//! The files, in reading order:
+//!
+//! - `find`: before the load, the value or the lease
+//! - `fill`: after the load, the value into the cache
+//! - `outcome`: the result of a read, for metrics
+//! - `names`, `tags`, `codec`: names of keys, tags of a value, values as bytes
+//! - `redis_call`: one command or script within its time
+//! - `protocol`, `backoff`: hidden modules, which the worker uses too
 
+#![warn(missing_docs)]
+
+#[doc(hidden)]
+pub mod backoff;
 mod codec;
 mod fill;
 mod find;
 mod names;
+mod outcome;
+#[doc(hidden)]
+pub mod protocol;
 mod redis_call;
 mod tags;
 
@@ -42,12 +63,17 @@ use redis::aio::ConnectionLike;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::LONGEST_LEASE;
 use codec::{Bytes, Codec, Json};
 use find::Lookup;
 use names::ReadKeys;
 
+pub use outcome::Outcome;
+pub use redis;
 pub use tags::Tags;
+
+/// Maximum duration of a lease. A longer one is cut to this, since tags remember their
+/// invalidations for a multiple of it.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
 
 /// Options of a [`Reader`]. The prefixes are those of the worker: `UNSTALE_KEY_PREFIX` with the
 /// file's `key_prefix`, and `UNSTALE_TAG_PREFIX`.
@@ -101,30 +127,6 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Outcome of a read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// The value was cached.
-    Hit,
-    /// Another reader loaded the value in the meantime.
-    Waited,
-    /// The value was loaded and cached.
-    Filled,
-    /// The value was loaded and not cached: it was invalidated in the meantime, or the load
-    /// outlasted its lease.
-    Void,
-    /// The loader found no value.
-    Absent,
-    /// The value was loaded and not cached: another reader's load did not end in time.
-    Crowded,
-    /// The value was loaded and not cached: Redis is away or refuses.
-    Away,
-    /// The value was loaded and not cached: the key holds something else.
-    Unreadable,
-    /// An early load failed, and the cached value is still valid.
-    Kept,
-}
-
 /// Reads through the cache. A fault of the cache never fails a read: without Redis, values are
 /// loaded and not cached.
 #[derive(Debug, Clone)]
@@ -134,8 +136,8 @@ pub struct Reader<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
-    /// Returns a reader over a connection that is cheap to clone: a multiplexed one, or a
-    /// cluster's.
+    /// Returns a reader over a connection that is cheap to clone: a `ConnectionManager`, or a
+    /// cluster's. A `MultiplexedConnection` ends with the first outage, and then every read loads.
     pub fn new(connection: C, mut options: Options) -> Self {
         options.lease = options.lease.min(LONGEST_LEASE);
         options.wait = options.wait.max(options.lease);
@@ -242,3 +244,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reader<C> {
         result
     }
 }
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

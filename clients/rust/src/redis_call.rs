@@ -6,7 +6,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
 
 use super::Reader;
-use crate::cache::script::{FILL_SOURCE, JOIN, READ, RELEASE_SOURCE};
+use crate::protocol::scripts::{FILL, JOIN, READ, RELEASE};
 
 /// A script, and its SHA-1, by which Redis knows it.
 pub(super) struct NamedScript {
@@ -25,8 +25,8 @@ macro_rules! named {
 
 named!(READ_SCRIPT, READ);
 named!(JOIN_SCRIPT, JOIN);
-named!(FILL_SCRIPT, FILL_SOURCE);
-named!(RELEASE_SCRIPT, RELEASE_SOURCE);
+named!(FILL_SCRIPT, FILL);
+named!(RELEASE_SCRIPT, RELEASE);
 
 /// Redis did not run it, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
-//! How long to wait between two tries: the only back-off of the program.
+//! How long to wait between two tries: the only back-off of readers and of the worker.
 //!
-//! Pure: the caller passes the random number, and sleeps. Users: `broker` and `worker` for
-//! connections, `cache` for probes, `reader` for looks at a lease, `warm` for an open breaker.
+//! Pure: the caller passes the random number, and sleeps. Readers use it for looks at a lease. The
+//! worker uses it for connections, probes and open circuit breakers. The module is not part of the
+//! public API: any release may change it.
 
 use std::time::Duration;
 

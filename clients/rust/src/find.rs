@@ -11,7 +11,7 @@ use super::names::ReadKeys;
 use super::redis_call::{Away, READ_SCRIPT};
 use super::{Outcome, Reader};
 use crate::backoff::{Backoff, Doubling};
-use crate::cache::side_keys::SEQUENCE;
+use crate::protocol::side_keys::SEQUENCE;
 
 /// Between two looks at another reader's lease.
 const PAUSES: Doubling =

@@ -1,8 +1,8 @@
-//! ReadKeys of a read's keys, and which of them share a slot of a Redis Cluster.
+//! Names of a read's keys, and which of them share a slot of a Redis Cluster.
 
 use super::Options;
-use crate::cache::side_keys::{Kind, side_key};
-use crate::cache::slot::hash_tag;
+use crate::protocol::side_keys::{GENERATION, LEASE, side_key};
+use crate::protocol::slot::{has_side_keys, hash_tag};
 
 /// The keys of one read.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl ReadKeys {
     /// no hash tag.
     pub(super) fn of(options: &Options, key: &str) -> Option<Self> {
         let key = [options.key_prefix.as_bytes(), key.as_bytes()].concat();
-        let lease = side_key(Kind::Lease, &key);
-        (!options.cluster || hash_tag(&lease) == hash_tag(&key)).then_some(Self { key, lease })
+        let lease = side_key(LEASE, &key);
+        (!options.cluster || has_side_keys(&key)).then_some(Self { key, lease })
     }
 }
 
@@ -32,9 +32,8 @@ impl TagKeys {
     /// Returns `None` if the generation cannot be in the set's slot.
     pub(super) fn of(options: &Options, tag: &str) -> Option<Self> {
         let set = [options.tag_prefix.as_bytes(), tag.as_bytes()].concat();
-        let generation = side_key(Kind::Generation, &set);
-        (!options.cluster || hash_tag(&generation) == hash_tag(&set))
-            .then_some(Self { set, generation })
+        let generation = side_key(GENERATION, &set);
+        (!options.cluster || has_side_keys(&set)).then_some(Self { set, generation })
     }
 
     /// Returns whether one script may use this tag and that key.
