@@ -34,10 +34,10 @@ use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
 use super::super::tags::BYTES_AT_ONCE;
-use super::Cluster;
 use super::checkpoint_writes::Unconfirmed;
 use super::nodes::Nodes;
 use super::tags::{Detached, SLICE, add_member};
+use super::{Cluster, SIDE_KEYS_APART};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
 
@@ -106,7 +106,7 @@ impl PlanRun<'_> {
                 }
             };
             if homeless {
-                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into();
+                let message = SIDE_KEYS_APART.into();
                 outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
             }
         }

@@ -11,7 +11,7 @@ use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
 use super::super::slot;
 use super::super::tags::{sequence_number, unexpected};
-use super::Cluster;
+use super::{Cluster, SIDE_KEYS_APART};
 
 impl Cluster {
     /// Grants a lease, and only then reads the sequence. A later invalidation voids the lease; the
@@ -111,5 +111,5 @@ impl Cluster {
 
 /// Returns the error of a key or tag whose side keys would be in another slot.
 fn homeless() -> CommandError {
-    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into())
+    CommandError::Refused(SIDE_KEYS_APART.into())
 }

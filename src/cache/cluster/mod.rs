@@ -61,6 +61,9 @@ const FOLLOW: Duration = Duration::from_secs(10);
 /// that disagree about a slot redirect to and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
+/// Refusal of a key or tag whose side keys would be in another slot.
+const SIDE_KEYS_APART: &str = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot";
+
 /// Maximum number of slots that are followed at once.
 const FOLLOWED_AT_ONCE: usize = 64;
 

@@ -27,7 +27,7 @@ const OTHERS_WAIT: Duration = Duration::from_millis(250);
 /// Maximum number of remembered nodes, beside those of `UNSTALE_REDIS_URL`.
 const MOST_KNOWN: usize = 64;
 
-/// Checkpoints a slot without an owner.
+/// Owner of a slot that no node serves.
 const NOBODY: u16 = u16::MAX;
 
 /// Settings and addresses for finding nodes.
