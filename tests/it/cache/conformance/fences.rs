@@ -3,29 +3,40 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use unstale::cache::Cache;
 use unstale::plan::EffectOutcome;
 use unstale::reason::Reason;
 use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm};
 
-use super::{HOUR, Names, apply, at, cache, effect, run, write};
-use crate::support;
+use super::deployment::{Client, Deployment, Kind};
+use crate::cache::{HOUR, apply, at, effect, run, write};
+
+super::on_both! {
+    shared:
+        an_older_write_never_replaces_a_newer_one_in_any_order,
+        a_deletion_is_never_skipped_and_raises_the_fence,
+        two_events_of_one_version_leave_no_value,
+        a_value_served_by_warm_survives_an_older_write_and_no_deletion,
+        effects_of_one_event_take_effect_in_their_order,
+        versions_of_different_families_are_not_compared,
+        an_older_write_does_not_revive_a_value_that_a_tag_deleted,
+        a_refused_write_succeeds_once_its_tags_set_is_fixed,
+        an_expired_value_raises_the_fence_and_deletes,
+        a_fence_lives_for_its_ttl_and_needs_a_version,
+        many_deletions_raise_their_fences_before_their_keys_go,
+        an_older_version_is_refused_even_after_the_newer_value_is_gone;
+}
 
 struct Stage {
     cache: Cache,
-    redis: MultiplexedConnection,
+    redis: Client,
     key: String,
 }
 
 impl Stage {
-    async fn new(name: &str) -> Self {
-        let (names, server) = (Names::new(), support::redis().await);
-        Self {
-            cache: cache(&server.url(), &names.of("q")).await,
-            redis: server.connection().await,
-            key: names.of(name),
-        }
+    async fn new(on: &Deployment, name: &str) -> Self {
+        let (names, cache, redis) = on.scene().await;
+        Self { cache, redis, key: names.of(name) }
     }
 
     fn write(&self, digits: &str, event: u64, value: &str) -> Effect {
@@ -51,8 +62,7 @@ fn some(values: &[&str]) -> Vec<Option<String>> {
     values.iter().map(|value| (!value.is_empty()).then(|| (*value).to_owned())).collect()
 }
 
-#[tokio::test]
-async fn an_older_write_never_replaces_a_newer_one_in_any_order() {
+async fn an_older_write_never_replaces_a_newer_one_in_any_order(on: &Deployment) {
     // Versions that a double cannot tell apart, and others whose text sorts the wrong way.
     for (low, high) in [
         ("9", "10"),
@@ -61,8 +71,8 @@ async fn an_older_write_never_replaces_a_newer_one_in_any_order() {
         ("999", "1000"),
         ("1767225600000000000", "1767225600000000001"),
     ] {
-        for name in ["k", "x:{u}:k", "a}b"] {
-            let mut stage = Stage::new(name).await;
+        for name in on.usable(&["k", "x:{u}:k", "a}b"]) {
+            let mut stage = Stage::new(on, name).await;
             let effects = [
                 stage.write(low, 1, "low"),
                 stage.write(high, 2, "high"),
@@ -85,9 +95,8 @@ async fn an_older_write_never_replaces_a_newer_one_in_any_order() {
     }
 }
 
-#[tokio::test]
-async fn a_deletion_is_never_skipped_and_raises_the_fence() {
-    let mut stage = Stage::new("k").await;
+async fn a_deletion_is_never_skipped_and_raises_the_fence(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let effects = [
         stage.write("5", 1, "5"),
         stage.delete("3", 2),
@@ -100,9 +109,8 @@ async fn a_deletion_is_never_skipped_and_raises_the_fence() {
     assert_eq!(stage.values(&effects).await, some(&["", "10"]));
 }
 
-#[tokio::test]
-async fn two_events_of_one_version_leave_no_value() {
-    let mut stage = Stage::new("k").await;
+async fn two_events_of_one_version_leave_no_value(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let effects = [
         stage.write("5", 1, "a"),
         stage.write("5", 2, "b"),
@@ -113,8 +121,7 @@ async fn two_events_of_one_version_leave_no_value() {
     assert_eq!(stage.values(&effects).await, some(&["a", "", "", "", "c"]));
 }
 
-#[tokio::test]
-async fn a_value_served_by_warm_survives_an_older_write_and_no_deletion() {
+async fn a_value_served_by_warm_survives_an_older_write_and_no_deletion(on: &Deployment) {
     let warm = Warm {
         loader: LoaderId(0),
         url: String::new(),
@@ -124,7 +131,7 @@ async fn a_value_served_by_warm_survives_an_older_write_and_no_deletion() {
         only: Only::Always,
     };
     for at_once in [1, 3] {
-        let mut stage = Stage::new("k").await;
+        let mut stage = Stage::new(on, "k").await;
         let serve = at(
             ("post", "6"),
             (6, 1),
@@ -143,9 +150,8 @@ async fn a_value_served_by_warm_survives_an_older_write_and_no_deletion() {
     }
 }
 
-#[tokio::test]
-async fn effects_of_one_event_take_effect_in_their_order() {
-    let mut stage = Stage::new("k").await;
+async fn effects_of_one_event_take_effect_in_their_order(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let place = |place, action| at(("post", "5"), (1, place), effect(0, stage.key.clone(), action));
     let effects = [
         place(1, Action::Delete),
@@ -156,9 +162,8 @@ async fn effects_of_one_event_take_effect_in_their_order() {
     assert_eq!(stage.values(&effects[1..]).await, some(&["last", "last"]), "redelivered");
 }
 
-#[tokio::test]
-async fn versions_of_different_families_are_not_compared() {
-    let mut stage = Stage::new("k").await;
+async fn versions_of_different_families_are_not_compared(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let other = |digits, value| {
         at(("author", digits), (9, 1), effect(0, stage.key.clone(), write(value, HOUR, &[])))
     };
@@ -185,9 +190,8 @@ async fn versions_of_different_families_are_not_compared() {
     );
 }
 
-#[tokio::test]
-async fn an_older_write_does_not_revive_a_value_that_a_tag_deleted() {
-    let mut stage = Stage::new("k").await;
+async fn an_older_write_does_not_revive_a_value_that_a_tag_deleted(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let tag = format!("{}:t", stage.key);
     let key = stage.key.clone();
     let tagged = |digits, event, value| {
@@ -201,18 +205,15 @@ async fn an_older_write_does_not_revive_a_value_that_a_tag_deleted() {
         tagged("5", 1, "5"),
     ];
     assert_eq!(stage.values(&effects).await, some(&["5", "", "", ""]));
-    assert_eq!(
-        run::<u64>(&mut stage.redis, &["EXISTS", &set]).await,
-        0,
-        "what is not written is in no set"
-    );
+    let set_exists = run::<u64>(&mut stage.redis, &["EXISTS", &set]).await == 1;
+    // In a cluster, a key joins its tags' sets before its fence is asked.
+    assert_eq!(set_exists, on.kind() == Kind::Cluster, "what is not written is in no set");
     let effects = [tagged("6", 3, "6"), effect(2, tag.clone(), Action::InvalidateTag)];
     assert_eq!(stage.values(&effects).await, some(&["6", ""]));
 }
 
-#[tokio::test]
-async fn a_refused_write_succeeds_once_its_tags_set_is_fixed() {
-    let mut stage = Stage::new("k").await;
+async fn a_refused_write_succeeds_once_its_tags_set_is_fixed(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let tag = format!("{}:t", stage.key);
     let set = format!("cache_tag:{tag}");
     run::<()>(&mut stage.redis, &["SET", &set, "no set"]).await;
@@ -232,21 +233,22 @@ async fn a_refused_write_succeeds_once_its_tags_set_is_fixed() {
         "older than what was refused"
     );
     run::<()>(&mut stage.redis, &["DEL", &set]).await;
-    assert_eq!(stage.values(&[tagged("5", 2, "5")]).await, some(&["5"]));
+    // A cluster has deleted the key under the version of the refused write.
+    let repeated = if on.kind() == Kind::Single { "5" } else { "" };
+    assert_eq!(stage.values(&[tagged("5", 2, "5")]).await, some(&[repeated]));
+    assert_eq!(stage.values(&[tagged("6", 4, "6")]).await, some(&["6"]));
 }
 
-#[tokio::test]
-async fn an_expired_value_raises_the_fence_and_deletes() {
-    let mut stage = Stage::new("k").await;
+async fn an_expired_value_raises_the_fence_and_deletes(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let over =
         at(("post", "5"), (2, 1), effect(0, stage.key.clone(), write("over", Expiry::At(1), &[])));
     let effects = [stage.write("4", 1, "4"), over, stage.write("4", 1, "4")];
     assert_eq!(stage.values(&effects).await, some(&["4", "", ""]));
 }
 
-#[tokio::test]
-async fn a_fence_lives_for_its_ttl_and_needs_a_version() {
-    let mut stage = Stage::new("k").await;
+async fn a_fence_lives_for_its_ttl_and_needs_a_version(on: &Deployment) {
+    let mut stage = Stage::new(on, "k").await;
     let fence = format!("unstale:fence/{{{}}}:post", stage.key);
     let unversioned = [
         effect(0, stage.key.clone(), write("u", HOUR, &[])),
@@ -271,11 +273,8 @@ async fn a_fence_lives_for_its_ttl_and_needs_a_version() {
     );
 }
 
-#[tokio::test]
-async fn many_deletions_raise_their_fences_before_their_keys_go() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+async fn many_deletions_raise_their_fences_before_their_keys_go(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
     let key = |n: usize| names.of(&format!("k{n}"));
     let writes = |digits, event| -> Vec<Effect> {
         (0..450)
@@ -288,10 +287,43 @@ async fn many_deletions_raise_their_fences_before_their_keys_go() {
     let applied = apply(&cache, &deletions).await;
     assert_eq!((applied.unsettled, applied.hits[0].yes), (vec![], 450));
     apply(&cache, &writes("7", 3)).await;
-    let mut exist = redis::cmd("EXISTS");
-    let left: u64 =
-        exist.arg((0..450).map(key).collect::<Vec<_>>()).query_async(&mut redis).await.unwrap();
-    assert_eq!(left, 0);
+    for n in 0..450 {
+        assert_eq!(redis.text(&key(n)).await, None, "{n}");
+    }
     tokio::time::timeout(Duration::from_secs(20), apply(&cache, &writes("9", 4))).await.unwrap();
     assert_eq!(run::<String>(&mut redis, &["GET", &key(449)]).await, "v");
+}
+
+async fn an_older_version_is_refused_even_after_the_newer_value_is_gone(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let tag = names.of("t");
+    for key in ["k", "{k}", "x:{u:{42}:p}"].map(|key| names.of(key)) {
+        let wrote = |version: u64, tags: &[&str]| {
+            at(
+                ("post", &version.to_string()),
+                (version, 1),
+                effect(0, &key, write(&version.to_string(), HOUR, tags)),
+            )
+        };
+        let deleted = |version: u64| {
+            at(("post", &version.to_string()), (version, 1), effect(0, &key, Action::Delete))
+        };
+        let invalidated = effect(1, &tag, Action::InvalidateTag);
+        let steps: [(Vec<Effect>, Option<&str>); 8] = [
+            (vec![wrote(9, &[&tag])], Some("9")),
+            (vec![wrote(8, &[])], Some("9")),
+            (vec![wrote(10, &[&tag]), wrote(9, &[])], Some("10")),
+            (vec![deleted(12)], None),
+            (vec![wrote(11, &[&tag])], None),
+            // Nobody ever sees it: its version counts all the same.
+            (vec![wrote(20, &[&tag]), invalidated.clone()], None),
+            (vec![wrote(19, &[&tag])], None),
+            (vec![invalidated, wrote(21, &[&tag])], Some("21")),
+        ];
+        for (place, (effects, expected)) in steps.into_iter().enumerate() {
+            assert_eq!(apply(&cache, &effects).await.unsettled, [], "{key} {place}");
+            assert_eq!(redis.text(&key).await.as_deref(), expected, "{key} {place}");
+        }
+        assert!(redis.members(&tag).await.contains(&key));
+    }
 }

@@ -8,10 +8,11 @@ use redis::{Pipeline, Value};
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::address::Address;
-use super::connection_state::{Connect, LiveConnection};
-use super::failure::{self, CacheError, CommandError, Outage};
-use super::socket::{self, Socket};
+use super::super::address::Address;
+use super::super::answer::text;
+use super::super::connection_state::LiveConnection;
+use super::super::failure::{self, CacheError, CommandError, Outage};
+use super::super::socket::{self, Socket};
 use crate::config::{RedisConfig, TlsConfig};
 
 /// Maximum time to wait for the sentinels' answers. One that is away must not delay the answers of
@@ -94,12 +95,9 @@ impl SentinelPrimary {
         socket::client(first.expose(), &config.tls)?;
         Ok(Self { sentinels, url: first.expose().clone(), tls: config.tls.clone(), probe_key })
     }
-}
 
-impl Connect for SentinelPrimary {
-    type Live = Socket;
-
-    async fn connect(&self) -> Result<Arc<Socket>, Outage> {
+    /// Connects to the server that the sentinels name, and watches them from then on.
+    pub(super) async fn connect(&self) -> Result<Arc<Socket>, Outage> {
         let address = self.sentinels.primary().await?;
         let url = address.in_url(&self.url)?;
         let client =
@@ -111,7 +109,8 @@ impl Connect for SentinelPrimary {
         Ok(socket)
     }
 
-    async fn check(&self, live: &Socket) -> Result<(), Outage> {
+    /// Checks that the server is still a primary, and takes writes.
+    pub(super) async fn check(&self, live: &Socket) -> Result<(), Outage> {
         is_primary(live).await?;
         live.check(&self.probe_key).await
     }
@@ -145,7 +144,7 @@ async fn is_primary(socket: &Socket) -> Result<(), Outage> {
                 Err(failure::no_right_to_role(&cause))
             }
         },
-        Some(Value::Array(role)) if text(role.first()) == Some("master") => Ok(()),
+        Some(Value::Array(role)) if role.first().and_then(text) == Some("master") => Ok(()),
         _ => Err(Outage::new(
             "Redis is a replica that the sentinels name as the primary: a failover is in progress",
         )),
@@ -222,19 +221,11 @@ fn read_answer(answer: &Value) -> Option<SentinelAnswer> {
     let field = |name: &str| {
         fields
             .chunks_exact(2)
-            .find(|pair| text(pair.first()) == Some(name))
-            .and_then(|pair| text(pair.get(1)))
+            .find(|pair| pair.first().and_then(text) == Some(name))
+            .and_then(|pair| pair.get(1).and_then(text))
     };
     let primary = Address { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? };
     Some(SentinelAnswer { epoch: field("config-epoch")?.parse().ok()?, primary })
-}
-
-pub(super) fn text(value: Option<&Value>) -> Option<&str> {
-    match value? {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -4,14 +4,22 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use redis::aio::ConnectionLike;
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{Cache, Claim, FillOutcome, Grant, LoadToken, READER_SCRIPTS, new_token};
 use unstale::plan::EffectOutcome;
 use unstale::registry::Action;
 
-use super::{HOUR, Names, apply, at, cache, effect, run, slot, write};
-use crate::support::Redis;
+use super::deployment::{Client, Deployment, Kind};
+use crate::cache::{HOUR, apply, at, effect, run, slot, write};
+
+super::on_both! {
+    shared:
+        a_generation_of_any_content_stops_no_tag_and_lets_no_stale_value_in,
+        a_lease_of_any_content_locks_no_key_for_ever,
+        a_fence_of_any_content_stops_no_write_for_ever;
+    own:
+        a_sequence_of_any_content_lets_no_stale_value_in;
+}
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -42,7 +50,7 @@ const CONTENTS: [&str; 17] = [
     LARGEST,
 ];
 
-async fn leave<C: ConnectionLike + Send + Sync>(redis: &mut C, key: &str, content: &str) {
+async fn leave(redis: &mut Client, key: &str, content: &str) {
     let _: () = redis.del(key).await.unwrap();
     let _: () = if content == A_SET {
         redis.sadd(key, "7").await.unwrap()
@@ -65,8 +73,9 @@ async fn fill(cache: &Cache, key: &str, (token, since): (String, u64), tag: &str
 
 /// A fill is refused for as long as a lease may last; the next invalidation sets the generation
 /// anew. A drain ends, whatever the generation holds.
-pub(crate) async fn generations<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
-    let names = Names::new();
+async fn a_generation_of_any_content_stops_no_tag_and_lets_no_stale_value_in(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     for (n, content) in CONTENTS.iter().enumerate() {
         let (tag, key) = (names.of(&format!("t{n}")), names.of(&format!("k{n}")));
         let set = format!("cache_tag:{tag}");
@@ -102,8 +111,10 @@ pub(crate) async fn generations<C: ConnectionLike + Send + Sync>(cache: &Cache, 
 }
 
 /// A lease that was granted while the sequence held something else is refused its fill after an
-/// invalidation. The server must be the test's own.
-pub(crate) async fn sequences<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
+/// invalidation.
+async fn a_sequence_of_any_content_lets_no_stale_value_in(on: &Deployment) {
+    let (_, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     for (n, content) in CONTENTS.iter().filter(|content| **content != LARGEST).enumerate() {
         let (tag, key) = (format!("t{n}"), format!("k{n}"));
         for is_wrong_at_the_fill in [false, true] {
@@ -123,8 +134,9 @@ pub(crate) async fn sequences<C: ConnectionLike + Send + Sync>(cache: &Cache, re
 }
 
 /// A lease, and a claim, are nobody's for ever.
-pub(crate) async fn leases<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
-    let names = Names::new();
+async fn a_lease_of_any_content_locks_no_key_for_ever(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     for (n, content) in CONTENTS.iter().enumerate() {
         let key = names.of(&format!("k{n}"));
         let [lease, load, next] =
@@ -156,8 +168,9 @@ pub(crate) async fn leases<C: ConnectionLike + Send + Sync>(cache: &Cache, redis
 }
 
 /// A fence of another content gives way, and one that refuses a version does not last for ever.
-pub(crate) async fn fences<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
-    let names = Names::new();
+async fn a_fence_of_any_content_stops_no_write_for_ever(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     let place = (0xab, 1);
     for (n, content) in CONTENTS
         .into_iter()
@@ -177,39 +190,12 @@ pub(crate) async fn fences<C: ConnectionLike + Send + Sync>(cache: &Cache, redis
     }
 }
 
-#[tokio::test]
-async fn a_generation_of_any_content_stops_no_tag_and_lets_no_stale_value_in() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    generations(&cache, &mut redis).await;
-}
-
-#[tokio::test]
-async fn a_sequence_of_any_content_lets_no_stale_value_in() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    sequences(&cache, &mut redis).await;
-}
-
-#[tokio::test]
-async fn a_lease_of_any_content_locks_no_key_for_ever() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    leases(&cache, &mut redis).await;
-}
-
-#[tokio::test]
-async fn a_fence_of_any_content_stops_no_write_for_ever() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    fences(&cache, &mut redis).await;
-}
-
-/// The readers' scripts, as any client sends them.
+/// The readers' scripts, as any client sends them to a single server. In a cluster they have fewer
+/// keys.
 #[tokio::test]
 async fn a_reader_waits_for_no_lease_for_ever_and_fills_with_no_number_but_ours() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+    let on = Deployment::own(Kind::Single).await;
+    let (_, cache, mut redis) = on.scene().await;
     let script =
         |name: &str| READER_SCRIPTS.iter().find(|(published, _)| *published == name).unwrap().1;
     for (n, content) in CONTENTS.iter().filter(|content| **content != LARGEST).enumerate() {

@@ -1,13 +1,27 @@
-//! A value loaded before an invalidation is not readable after it.
+//! A value loaded before an invalidation is not readable after it. In a cluster, key, tag and
+//! sequence are on several nodes.
 
 use std::time::Duration;
 
+use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{Cache, FillOutcome, Grant, READER_SCRIPTS, new_token};
 use unstale::registry::{Action, Expiry};
 
-use super::{HOUR, Names, apply, cache, effect, run, write};
-use crate::support;
+use super::deployment::{Deployment, Kind};
+use crate::cache::{HOUR, apply, effect, run, write};
+
+super::on_both! {
+    shared:
+        the_next_reader_may_load_after_the_holder_has_filled,
+        a_clock_set_back_locks_no_key_for_hours,
+        tag_maintenance_keeps_a_member_with_a_lease,
+        every_invalidation_of_a_key_voids_its_lease,
+        a_drain_voids_the_leases_of_the_members,
+        a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_yet;
+    own:
+        a_lost_sequence_admits_no_stale_value;
+}
 
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -19,12 +33,9 @@ async fn grant(cache: &Cache, key: &str) -> (String, u64) {
     (token, since)
 }
 
-#[tokio::test]
-async fn the_next_reader_may_load_after_the_holder_has_filled() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let (key, tag) = (names.of("k"), names.of("t"));
+async fn the_next_reader_may_load_after_the_holder_has_filled(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (key, tags) = (names.of("k"), ["t", "u", "v"].map(|tag| names.of(tag)));
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
     assert_eq!(
@@ -32,14 +43,13 @@ async fn the_next_reader_may_load_after_the_holder_has_filled() {
         FillOutcome::Refused
     );
     assert_eq!(
-        cache.fill(&key, &token, since, b"\xff\0", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
+        cache.fill(&key, &token, since, b"\xff\0", HOUR, &tags).await.unwrap(),
         FillOutcome::Filled
     );
     assert_eq!(run::<Vec<u8>>(&mut redis, &["GET", &key]).await, b"\xff\0");
-    assert_eq!(
-        run::<Vec<String>>(&mut redis, &["SMEMBERS", &format!("cache_tag:{tag}")]).await,
-        [key.as_str()]
-    );
+    for tag in &tags {
+        assert_eq!(redis.members(tag).await, [key.as_str()]);
+    }
     let (token, _) = grant(&cache, &key).await;
     cache.release_lease(&key, "another").await.unwrap();
     assert_eq!(cache.grant_lease(&key, "another", LEASE).await.unwrap(), Grant::Held);
@@ -49,11 +59,8 @@ async fn the_next_reader_may_load_after_the_holder_has_filled() {
 
 /// Its holder is gone, and Redis' clock went back by two hours: its time to live has grown by as
 /// much.
-#[tokio::test]
-async fn a_clock_set_back_locks_no_key_for_hours() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+async fn a_clock_set_back_locks_no_key_for_hours(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
     let read = READER_SCRIPTS.iter().find(|(name, _)| *name == "read").unwrap().1;
     for by_reader in [false, true] {
         let key = names.of(if by_reader { "read" } else { "granted" });
@@ -81,13 +88,10 @@ async fn a_clock_set_back_locks_no_key_for_hours() {
 
 /// A reader that fills in the steps of a cluster has joined the set, and its value is still to
 /// come.
-#[tokio::test]
-async fn tag_maintenance_keeps_a_member_with_a_lease() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+async fn tag_maintenance_keeps_a_member_with_a_lease(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
     let set = format!("cache_tag:{}", names.of("t"));
-    for name in ["k", "{k}", "x:{u:{42}:p}", "a}b"] {
+    for name in on.usable(&["k", "{k}", "x:{u:{42}:p}", "a}b"]) {
         let (key, gone) = (names.of(name), names.of("gone"));
         let (token, _) = grant(&cache, &key).await;
         run::<()>(&mut redis, &["SADD", &set, &key, &gone]).await;
@@ -98,14 +102,11 @@ async fn tag_maintenance_keeps_a_member_with_a_lease() {
     }
 }
 
-#[tokio::test]
-async fn every_invalidation_of_a_key_voids_its_lease() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+async fn every_invalidation_of_a_key_voids_its_lease(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
     let tag = names.of("t");
     // Every form of a key, so that the names of its lease in Rust and in Lua are the same.
-    for name in ["k", "{k}", "x:{u:{42}:p}", "a}b", "{a", "{}{x}", "{}"] {
+    for name in on.usable(&["k", "{k}", "x:{u:{42}:p}", "a}b", "{a", "{}{x}", "{}"]) {
         let key = names.of(name);
         for action in [
             Action::Delete,
@@ -134,12 +135,10 @@ async fn every_invalidation_of_a_key_voids_its_lease() {
     }
 }
 
-#[tokio::test]
-async fn a_drain_voids_the_leases_of_the_members() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let (tag, key) = (names.of("t"), names.of("k}1"));
+async fn a_drain_voids_the_leases_of_the_members(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let name = if on.kind() == Kind::Single { "k}1" } else { "{k}1" };
+    let (tag, key) = (names.of("t"), names.of(name));
     let mut add = redis::cmd("SADD");
     add.arg(format!("cache_tag:{tag}")).arg(&key);
     for n in 0..600 {
@@ -155,19 +154,25 @@ async fn a_drain_voids_the_leases_of_the_members() {
     );
 }
 
-#[tokio::test]
-async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_yet() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
+async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_yet(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
     let (key, tag) = (names.of("k"), names.of("t"));
-    let (token, since) = grant(&cache, &key).await;
-    apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
-    assert_eq!(
-        cache.fill(&key, &token, since, b"stale", HOUR, std::slice::from_ref(&tag)).await.unwrap(),
-        FillOutcome::Refused
-    );
-    assert_eq!(run::<u64>(&mut redis, &["EXISTS", &key, &format!("cache_tag:{tag}")]).await, 0);
+    for is_in_a_batch in [false, true] {
+        let (token, since) = grant(&cache, &key).await;
+        if is_in_a_batch {
+            apply(&cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+        } else {
+            cache.invalidate_tag(&tag).await.unwrap();
+        }
+        let tags = std::slice::from_ref(&tag);
+        let filled = cache.fill(&key, &token, since, b"stale", HOUR, tags).await.unwrap();
+        assert_eq!(filled, FillOutcome::Refused);
+        assert_eq!(redis.count(&[&key]).await, 0);
+        if on.kind() == Kind::Single {
+            // In a cluster, a key joins its tags' sets before their generations are asked.
+            assert_eq!(redis.members(&tag).await, [""; 0]);
+        }
+    }
     let (token, since) = grant(&cache, &key).await;
     assert_eq!(
         cache.fill(&key, &token, since, b"fresh", HOUR, &[tag]).await.unwrap(),
@@ -175,10 +180,8 @@ async fn a_tag_invalidated_during_the_load_refuses_a_value_that_was_not_in_it_ye
     );
 }
 
-#[tokio::test]
-async fn a_lost_sequence_admits_no_stale_value() {
-    let server = support::Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
+async fn a_lost_sequence_admits_no_stale_value(on: &Deployment) {
+    let (_, cache, mut redis) = on.scene().await;
     for _ in 0..3 {
         cache.invalidate_tag("t").await.unwrap();
     }
@@ -187,6 +190,24 @@ async fn a_lost_sequence_admits_no_stale_value() {
     cache.invalidate_tag("t").await.unwrap();
     assert_eq!(
         cache.fill("k", &token, since, b"stale", HOUR, &["t".into()]).await.unwrap(),
+        FillOutcome::Refused
+    );
+}
+
+/// A failover of one node may lose the last steps of the sequence, while a lease on another node
+/// stays. On a single server both are lost together.
+#[tokio::test]
+async fn a_sequence_set_back_admits_no_stale_value() {
+    let on = Deployment::own(Kind::Cluster).await;
+    let (names, cache, mut redis) = on.scene().await;
+    let (key, tag) = (names.of("k"), names.of("t"));
+    cache.invalidate_tag(&tag).await.unwrap();
+    let (token, since) = grant(&cache, &key).await;
+    let before: u64 = redis.get("unstale:seq").await.unwrap();
+    let _: () = redis.set("unstale:seq", before - 1_000_000).await.unwrap();
+    cache.invalidate_tag(&tag).await.unwrap();
+    assert_eq!(
+        cache.fill(&key, &token, since, b"stale", HOUR, &[tag]).await.unwrap(),
         FillOutcome::Refused
     );
 }

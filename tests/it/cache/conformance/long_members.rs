@@ -4,17 +4,24 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use redis::aio::ConnectionLike;
 use tokio_util::sync::CancellationToken;
-use unstale::cache::Cache;
 use unstale::plan::EffectOutcome;
 use unstale::registry::Action;
 
-use super::{Names, apply, cache, config, effect, slot};
+use super::deployment::{Client, Deployment};
+use crate::cache::{Names, apply, effect, slot};
 use crate::end_to_end::stage::SOON;
-use crate::support::{Redis, wait_until};
+use crate::support::wait_until;
 
-pub(crate) const FILLED_FOR: Duration = Duration::from_millis(300);
+super::on_both! {
+    shared:
+        tags_of_some_long_members_each_are_invalidated_at_once,
+        maintenance_looks_at_few_long_members_at_once;
+    own:
+        a_tag_of_long_members_is_drained_in_slices_of_bytes;
+}
+
+const FILLED_FOR: Duration = Duration::from_millis(300);
 
 const LONG: usize = 100_000;
 
@@ -23,11 +30,7 @@ const AT_ONCE: u64 = 24;
 
 /// Adds long members that are no keys, one that is a key, and a short one that is a key. Returns
 /// the two keys.
-async fn fill_tag<C: ConnectionLike + Send + Sync>(
-    redis: &mut C,
-    tag: &str,
-    members: usize,
-) -> [String; 2] {
+async fn fill_tag(redis: &mut Client, tag: &str, members: usize) -> [String; 2] {
     let long = |n: usize| format!("{tag}:{n}:{}", "m".repeat(LONG));
     for n in 0..members {
         let _: () = redis.sadd(format!("cache_tag:{tag}"), long(n)).await.unwrap();
@@ -40,7 +43,7 @@ async fn fill_tag<C: ConnectionLike + Send + Sync>(
     keys
 }
 
-async fn are_gone<C: ConnectionLike + Send + Sync>(redis: &mut C, keys: &[String]) -> bool {
+async fn are_gone(redis: &mut Client, keys: &[String]) -> bool {
     for key in keys {
         if redis.exists::<_, bool>(key).await.unwrap() {
             return false;
@@ -50,8 +53,9 @@ async fn are_gone<C: ConnectionLike + Send + Sync>(redis: &mut C, keys: &[String
 }
 
 /// A tag of few members that are long is detached, and drained in slices of few.
-pub(crate) async fn drains<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
-    let names = Names::new();
+async fn a_tag_of_long_members_is_drained_in_slices_of_bytes(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     for members in [60, 600] {
         let (tag, small) = (names.of(&format!("t{members}")), names.of("small"));
         let set = format!("cache_tag:{tag}");
@@ -92,8 +96,9 @@ pub(crate) async fn drains<C: ConnectionLike + Send + Sync>(cache: &Cache, redis
 }
 
 /// Each of the tags is small enough, all together are not: each is invalidated at once.
-pub(crate) async fn many_tags<C: ConnectionLike + Send + Sync>(cache: &Cache, redis: &mut C) {
-    let names = Names::new();
+async fn tags_of_some_long_members_each_are_invalidated_at_once(on: &Deployment) {
+    let (names, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
     let tags: Vec<String> = (0..12).map(|n| names.of(&format!("t{n}"))).collect();
     let mut keys = Vec::new();
     for tag in &tags {
@@ -106,12 +111,10 @@ pub(crate) async fn many_tags<C: ConnectionLike + Send + Sync>(cache: &Cache, re
     assert!(are_gone(redis, &keys).await);
 }
 
-/// Maintenance looks at few of them at once. The cache must fill its sets for [`FILLED_FOR`].
-pub(crate) async fn maintenance<C: ConnectionLike + Clone + Send + Sync>(
-    cache: &Cache,
-    redis: &mut C,
-) {
+async fn maintenance_looks_at_few_long_members_at_once(on: &Deployment) {
     let names = Names::new();
+    let cache = &on.cache_with(&names.of("q"), |cache| cache.setting_aside_for(FILLED_FOR)).await;
+    let redis = &mut on.client().await;
     for comes_late in [true, false] {
         let tag = names.of(&format!("t{comes_late}"));
         let set = format!("cache_tag:{tag}");
@@ -159,26 +162,4 @@ pub(crate) async fn maintenance<C: ConnectionLike + Clone + Send + Sync>(
             .await;
         }
     }
-}
-
-#[tokio::test]
-async fn a_tag_of_long_members_is_drained_in_slices_of_bytes() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    drains(&cache, &mut redis).await;
-}
-
-#[tokio::test]
-async fn tags_of_some_long_members_each_are_invalidated_at_once() {
-    let server = Redis::start().await;
-    let (cache, mut redis) = (cache(&server.url(), "q").await, server.connection().await);
-    many_tags(&cache, &mut redis).await;
-}
-
-#[tokio::test]
-async fn maintenance_looks_at_few_long_members_at_once() {
-    let server = Redis::start().await;
-    let cache = Cache::connect(&config(&server.url()), "q").unwrap().setting_aside_for(FILLED_FOR);
-    cache.probe().await.unwrap();
-    maintenance(&cache, &mut server.connection().await).await;
 }

@@ -5,8 +5,19 @@ use std::time::Duration;
 use unstale::cache::{Cache, Claim, Grant, LoadToken, new_token};
 use unstale::registry::Action;
 
-use super::{HOUR, Names, apply, cache, effect, write};
-use crate::support::{self, wait_until};
+use super::deployment::Deployment;
+use crate::cache::{HOUR, apply, effect, write};
+use crate::support::wait_until;
+
+super::on_both! {
+    shared:
+        one_worker_loads_one_waits_and_the_others_are_covered,
+        a_load_of_another_kind_covers_nothing_and_the_newest_waits,
+        a_waiter_is_covered_by_a_load_that_ends_before_it_asks_again,
+        a_waiter_is_covered_by_a_value_newer_than_its_own_deletion,
+        a_redelivered_event_is_not_covered_by_its_own_load,
+        a_renewed_claim_outlives_its_ttl_and_a_void_lease_is_not_renewed;
+}
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -26,11 +37,9 @@ async fn take_lease(cache: &Cache, key: &str, token: &LoadToken) {
     ));
 }
 
-#[tokio::test]
-async fn one_worker_loads_one_waits_and_the_others_are_covered() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
-    for key in ["k", "{k}", "a}b"] {
+async fn one_worker_loads_one_waits_and_the_others_are_covered(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
+    for key in on.usable(&["k", "{k}", "a}b"]) {
         let key = names.of(key);
         let (a, b, c, d) = (token(1, 1), token(1, 2), token(1, 3), token(1, 4));
         assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
@@ -60,10 +69,8 @@ async fn one_worker_loads_one_waits_and_the_others_are_covered() {
     }
 }
 
-#[tokio::test]
-async fn a_load_of_another_kind_covers_nothing_and_the_newest_waits() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
+async fn a_load_of_another_kind_covers_nothing_and_the_newest_waits(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
     let key = names.of("k");
     let (a, b, c) = (token(1, 1), token(2, 2), token(3, 3));
     assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
@@ -75,10 +82,8 @@ async fn a_load_of_another_kind_covers_nothing_and_the_newest_waits() {
     assert_eq!(claim(&cache, &key, &c, false).await, Claim::Load);
 }
 
-#[tokio::test]
-async fn a_waiter_is_covered_by_a_load_that_ends_before_it_asks_again() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
+async fn a_waiter_is_covered_by_a_load_that_ends_before_it_asks_again(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
     let key = names.of("k");
     let (a, b, c, d) = (token(1, 1), token(1, 2), token(1, 3), token(1, 4));
     assert_eq!(claim(&cache, &key, &a, true).await, Claim::Load);
@@ -93,10 +98,8 @@ async fn a_waiter_is_covered_by_a_load_that_ends_before_it_asks_again() {
 }
 
 /// A reader's load, which a worker waited for.
-#[tokio::test]
-async fn a_waiter_is_covered_by_a_value_newer_than_its_own_deletion() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
+async fn a_waiter_is_covered_by_a_value_newer_than_its_own_deletion(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
     let write_value =
         async |key: &str| apply(&cache, &[effect(0, key, write("v", HOUR, &[]))]).await;
     for (what, is_there, expected) in
@@ -122,10 +125,8 @@ async fn a_waiter_is_covered_by_a_value_newer_than_its_own_deletion() {
 
 /// The claim of a killed worker stays for a while, and its event is redelivered: it must not count as
 /// a load in progress.
-#[tokio::test]
-async fn a_redelivered_event_is_not_covered_by_its_own_load() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
+async fn a_redelivered_event_is_not_covered_by_its_own_load(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
     let key = names.of("k");
     let (dead, again, other) = (token(1, 1), token(1, 1), token(1, 2));
     assert_eq!(
@@ -145,10 +146,8 @@ async fn a_redelivered_event_is_not_covered_by_its_own_load() {
     .await;
 }
 
-#[tokio::test]
-async fn a_renewed_claim_outlives_its_ttl_and_a_void_lease_is_not_renewed() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let cache = cache(&server.url(), &names.of("q")).await;
+async fn a_renewed_claim_outlives_its_ttl_and_a_void_lease_is_not_renewed(on: &Deployment) {
+    let (names, cache, _) = on.scene().await;
     let key = names.of("k");
     let (a, b) = (token(1, 1), token(2, 2));
     let short = Duration::from_secs(1);
