@@ -92,13 +92,13 @@ impl<T: Copy> Unacknowledged<T> {
         &mut self,
         batch: JustSettled<T>,
         lane: LaneState,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> Acknowledge<T> {
         if lane.has_suspects {
             return Acknowledge::EachAlone { before: self.take() };
         }
         self.through = batch.through;
-        self.since.get_or_insert(now);
+        self.since.get_or_insert_with(now);
         self.deliveries += batch.deliveries;
         let enough = usize::from(lane.prefetch / ACKNOWLEDGED_PART);
         if batch.has_republished || self.deliveries >= enough {
@@ -114,12 +114,12 @@ impl<T: Copy> Unacknowledged<T> {
         &self,
         nothing_else_in_flight: bool,
         more_comes: bool,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> Option<Instant> {
         let latest = self.since.map(|since| since + ACKNOWLEDGED_WITHIN);
         match (nothing_else_in_flight, more_comes) {
             (true, false) => None,
-            (true, true) => latest.map(|latest| latest.min(now + MORE_COMES)),
+            (true, true) => latest.map(|latest| latest.min(now() + MORE_COMES)),
             (false, _) => latest,
         }
     }
@@ -165,9 +165,9 @@ mod tests {
             let lane = LaneState { prefetch: PREFETCH, has_suspects: false };
             if before > 0 {
                 let before = settled(before, usize::try_from(before).unwrap());
-                assert_eq!(unacknowledged.add(before, lane, now), Acknowledge::Later);
+                assert_eq!(unacknowledged.add(before, lane, || now), Acknowledge::Later);
             }
-            let found = unacknowledged.add(batch, LaneState { prefetch, has_suspects }, now);
+            let found = unacknowledged.add(batch, LaneState { prefetch, has_suspects }, || now);
             assert_eq!(found, expected, "{before} before {batch:?}");
             assert_eq!(unacknowledged.any(), expected == Acknowledge::Later);
         }
@@ -187,10 +187,10 @@ mod tests {
         ];
         let mut unacknowledged = Unacknowledged::default();
         let lane = LaneState { prefetch: PREFETCH, has_suspects: false };
-        unacknowledged.add(settled(1, 1), lane, now);
-        unacknowledged.add(settled(2, 1), lane, later);
+        unacknowledged.add(settled(1, 1), lane, || now);
+        unacknowledged.add(settled(2, 1), lane, || later);
         for (nothing_else, more_comes, at, expected) in cases {
-            assert_eq!(unacknowledged.due(nothing_else, more_comes, at), expected);
+            assert_eq!(unacknowledged.due(nothing_else, more_comes, || at), expected);
         }
         assert_eq!(unacknowledged.take(), Some(2));
         assert_eq!((unacknowledged.take(), unacknowledged.any()), (None, false));

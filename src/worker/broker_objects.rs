@@ -48,7 +48,7 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
 /// Checks the objects again and again; never returns.
 pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> Infallible {
     let Heals { cache, gate, readiness, state, .. } = heals;
-    let mut told = BTreeSet::new();
+    let mut logged = BTreeSet::new();
     loop {
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
         tokio::time::sleep(
@@ -64,7 +64,7 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
             );
         }
         match mended {
-            Ok(mended) => note(state, readiness, mended, &mut told),
+            Ok(mended) => note(state, readiness, mended, &mut logged),
             // A failure that ends the session is noticed elsewhere.
             Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
         }
@@ -75,7 +75,7 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
     }
 }
 
-fn note(state: &HealState, readiness: &Readiness, mended: Mended, told: &mut BTreeSet<String>) {
+fn note(state: &HealState, readiness: &Readiness, mended: Mended, logged: &mut BTreeSet<String>) {
     if !mended.declared.is_empty() {
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
     }
@@ -84,11 +84,11 @@ fn note(state: &HealState, readiness: &Readiness, mended: Mended, told: &mut BTr
     }
     state.history_start.looked(mended.history_is_missing);
     for problem in &mended.problems {
-        if told.insert(problem.clone()) {
+        if logged.insert(problem.clone()) {
             error!(%problem, "an object in RabbitMQ is missing, or is not as it must be");
         }
     }
-    told.retain(|problem| mended.problems.contains(problem));
+    logged.retain(|problem| mended.problems.contains(problem));
     readiness.set_objects(if mended.problems.is_empty() {
         Ok(())
     } else {

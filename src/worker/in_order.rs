@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Futures that begin in order and end in order. Each is polled once when it is pushed, so what it
 /// sends leaves in the order of the pushes. Afterwards only the oldest is polled: replies to the
@@ -47,16 +47,14 @@ impl<'w, T> InOrder<'w, T> {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<T> {
-        match self.queue.pop_front() {
-            None => Poll::Pending,
-            Some(Work::IsDone(output)) => Poll::Ready(output),
-            Some(Work::Runs(mut work)) => {
-                let polled = work.as_mut().poll(context);
-                if polled.is_pending() {
-                    self.queue.push_front(Work::Runs(work));
-                }
-                polled
-            }
+        let output = match self.queue.front_mut() {
+            None => return Poll::Pending,
+            Some(Work::Runs(work)) => Some(ready!(work.as_mut().poll(context))),
+            Some(Work::IsDone(_)) => None,
+        };
+        match (output, self.queue.pop_front()) {
+            (Some(output), _) | (None, Some(Work::IsDone(output))) => Poll::Ready(output),
+            (None, _) => Poll::Pending,
         }
     }
 }

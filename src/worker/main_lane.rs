@@ -59,12 +59,11 @@ pub(super) async fn run(
         if lane.arrivals.count() <= usize::from(FEW) && lane.yields {
             yielding.yields();
         }
-        let now = Instant::now();
-        let under_way = lane.under_way(now);
+        let under_way = lane.under_way();
         let Step::Wait(take) = under_way.step() else { return Ok(LaneEnd::Stopped) };
         let nothing_else = under_way.applying == 0 && !under_way.is_settling;
         let more_comes = lane.window.has_backlog() && !lane.stopping;
-        let due = lane.unacknowledged.due(nothing_else, more_comes, now);
+        let due = lane.unacknowledged.due(nothing_else, more_comes, Instant::now);
         match lane.next_event(take, due, &mut asked).await {
             Event::Arrived(deliveries) => lane.take(deliveries?).await?,
             Event::Read(batch) => lane.waiting.push_back(batch),
@@ -175,10 +174,12 @@ impl<'r, 'w> MainLane<'r, 'w> {
         }
     }
 
-    fn under_way(&self, now: Instant) -> UnderWay {
+    fn under_way(&self) -> UnderWay {
+        let applying = self.applying.len();
+        let since_sent = if applying > 0 { self.sent_at.elapsed() } else { Duration::ZERO };
         UnderWay {
-            applying: self.applying.len(),
-            is_alone: self.alone && !self.applying.is_empty(),
+            applying,
+            is_alone: self.alone && applying > 0,
             waiting: self.waiting.len(),
             is_reading: !self.reading.is_empty(),
             is_settling: !self.settling.is_empty(),
@@ -186,7 +187,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
             has_left_over: self.arrivals.lane.has_left_over(),
             has_room: self.pipeline.resolver.has_room(),
             is_stopping: self.stopping,
-            since_sent: now.saturating_duration_since(self.sent_at),
+            since_sent,
         }
     }
 
@@ -278,7 +279,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
     fn acknowledge(&mut self, batch: &Settled, prefetch: u16) -> Result<(), SessionEnded> {
         let lane = &self.arrivals.lane;
         let state = LaneState { prefetch, has_suspects: self.suspects.any() };
-        match self.unacknowledged.add(batch.summary(), state, Instant::now()) {
+        match self.unacknowledged.add(batch.summary(), state, Instant::now) {
             Acknowledge::Later => Ok(()),
             Acknowledge::Through(tag) => lane.ack_through(tag),
             Acknowledge::EachAlone { before } => {

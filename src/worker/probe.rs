@@ -22,11 +22,11 @@ pub(super) async fn keep_open(
     healer: &Healer<'_>,
 ) -> Unhealed {
     let mut opened_before = false;
-    let mut told = None;
+    let mut logged = None;
     loop {
         gate.closed().await;
         // The probe paces itself.
-        let probed = match &told {
+        let probed = match &logged {
             None if !opened_before => {
                 mentioned_if_slow(cache.probe(), || {
                     warn!(cause = "it has not answered yet", "waiting for Redis")
@@ -49,7 +49,7 @@ pub(super) async fn keep_open(
         match usable {
             Ok(()) => {
                 opened_before = true;
-                told = None;
+                logged = None;
                 gate.set_open();
             }
             Err(refused) if refused.needs_person() && !opened_before => return refused,
@@ -65,9 +65,9 @@ pub(super) async fn keep_open(
             Err(refused @ Unhealed::SharedMarks(_)) => return refused,
             Err(Unhealed::Redis(outage)) => {
                 readiness.set_redis(Err(outage.cause.clone().into()));
-                if told.as_ref() != Some(&outage.cause) {
+                if logged.as_ref() != Some(&outage.cause) {
                     warn!(cause = %outage.cause, "waiting for Redis");
-                    told = Some(outage.cause);
+                    logged = Some(outage.cause);
                 }
             }
         }

@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const RETRACT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Maximum number of remembered retry steps of other workers.
-const OTHER_RUNGS_MAX: usize = 64;
+const OTHER_STEPS_MAX: usize = 64;
 
 /// Everything that a report is about, and where it goes.
 #[derive(Debug, Clone, Copy)]
@@ -40,17 +40,17 @@ pub(super) struct Subject<'s> {
 pub(super) struct Reporter<'s> {
     subject: Subject<'s>,
     host: String,
-    ladder: Vec<String>,
+    retry_steps: Vec<String>,
     /// Retry steps of other workers. A queue of an abandoned retry schedule would be forgotten with
     /// its messages. So each worker that saw the schedule passes it on.
-    other_rungs: BTreeSet<String>,
+    other_steps: BTreeSet<String>,
     refused: bool,
 }
 
 impl<'s> Reporter<'s> {
     pub(super) fn new(subject: Subject<'s>, retry_delays: &[Duration]) -> Self {
-        let ladder = retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-        Self { subject, host: host(), ladder, other_rungs: BTreeSet::new(), refused: false }
+        let retry_steps = retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+        Self { subject, host: host(), retry_steps, other_steps: BTreeSet::new(), refused: false }
     }
 
     /// Reports while Redis can be used; never returns.
@@ -101,8 +101,8 @@ impl<'s> Reporter<'s> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.subject.registry.load().registry.digest().to_owned(),
             refused_registry: self.subject.registry.refused(),
-            retry_delays: self.ladder.clone(),
-            other_retry_delays: self.other_rungs.iter().cloned().collect(),
+            retry_delays: self.retry_steps.clone(),
+            other_retry_delays: self.other_steps.iter().cloned().collect(),
             in_flight,
             oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.subject.readiness.causes(),
@@ -111,12 +111,12 @@ impl<'s> Reporter<'s> {
     }
 
     fn remember(&mut self, others: &[ReportedWorker]) {
-        let rungs = others.iter().flat_map(|other| {
+        let steps = others.iter().flat_map(|other| {
             other.report.retry_delays.iter().chain(&other.report.other_retry_delays)
         });
-        for rung in rungs.filter(|rung| !self.ladder.contains(rung)) {
-            if self.other_rungs.len() < OTHER_RUNGS_MAX {
-                self.other_rungs.insert(rung.clone());
+        for step in steps.filter(|step| !self.retry_steps.contains(step)) {
+            if self.other_steps.len() < OTHER_STEPS_MAX {
+                self.other_steps.insert(step.clone());
             }
         }
     }

@@ -63,7 +63,7 @@ pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
     let mut asked = false;
     loop {
         gate.open().await;
-        let Err(error) = stand(of, &mut eviction, &mut asked).await;
+        let Err(error) = maintain(of, &mut eviction, &mut asked).await;
         match error {
             CommandError::Outage(outage) => gate.close(&outage),
             CommandError::Refused(cause) | CommandError::Failed(cause) => {
@@ -81,12 +81,12 @@ pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
 }
 
 /// Maintains Redis until an error occurs.
-async fn stand(
+async fn maintain(
     of: Maintenance<'_>,
-    told: &mut Eviction,
+    logged: &mut Eviction,
     asked: &mut bool,
 ) -> Result<Infallible, CommandError> {
-    log_eviction(of.cache, told).await?;
+    log_eviction(of.cache, logged).await?;
     if !*asked {
         warn_of_refused_keys(of.cache, of.registry).await?;
         *asked = true;
@@ -101,9 +101,9 @@ async fn stand(
     }
 }
 
-async fn log_eviction(cache: &Cache, told: &mut Eviction) -> Result<(), Outage> {
+async fn log_eviction(cache: &Cache, logged: &mut Eviction) -> Result<(), Outage> {
     let eviction = cache.eviction().await?;
-    if eviction != *told {
+    if eviction != *logged {
         match &eviction {
             Eviction::Risky { policy, consequence } => warn!(
                 maxmemory_policy = %policy,
@@ -115,7 +115,7 @@ async fn log_eviction(cache: &Cache, told: &mut Eviction) -> Result<(), Outage> 
             ),
             Eviction::Safe => info!("Redis evicts no keys any more"),
         }
-        *told = eviction;
+        *logged = eviction;
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ pub(super) struct UnderWay {
     pub(super) has_room: bool,
     /// True if the lane winds down.
     pub(super) is_stopping: bool,
-    /// Time since the last batch was sent.
+    /// Time since the last batch was sent, if any is on its way.
     pub(super) since_sent: Duration,
 }
 
