@@ -9,7 +9,7 @@ use super::attributes::{Attributes, strip_prefix_ignore_case};
 use super::draft::{Arrival, Draft};
 use super::object::{Object, is_object_text};
 use super::time::to_utc;
-use super::{Decoded, Form, Malformed, debezium, malformed};
+use super::{Decoded, Form, Malformed, Parsed, debezium, malformed};
 
 /// The CloudEvents format that a content type names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,7 @@ fn read<'a>(
         return Ok(None);
     }
     let mut draft = Draft::new(form, event_type, Cow::Borrowed(data.text()));
+    draft.parsed = Parsed::of(data);
     draft.previous_text = attributes.previous()?;
     draft.id = attributes.text("id");
     draft.time = event_time;

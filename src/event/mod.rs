@@ -37,6 +37,7 @@ pub use decode::{Reading, decode};
 pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
+pub use object::Parsed;
 pub use place::TypeFrom;
 pub use provenance::Provenance;
 
@@ -205,6 +206,8 @@ pub struct Event<'a> {
     /// Further attributes: extension attributes of a CloudEvent, or members of Debezium's `source`.
     /// Each name occurs once.
     pub attributes: Vec<Attribute<'a>>,
+    /// The members of the payload, if they are parsed already. The default is right for any event.
+    pub parsed: Parsed<'a>,
 }
 
 /// Returns an event without a type, with an empty payload.
@@ -224,6 +227,7 @@ impl Default for Event<'_> {
             exchange: Cow::Borrowed(""),
             routing_key: Cow::Borrowed(""),
             attributes: Vec::new(),
+            parsed: Parsed::default(),
         }
     }
 }
@@ -273,6 +277,7 @@ impl Event<'_> {
                 .into_iter()
                 .map(|(name, value)| (owned(name), owned(value)))
                 .collect(),
+            parsed: Parsed::default(),
         }
     }
 }
