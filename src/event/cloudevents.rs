@@ -6,10 +6,12 @@ use std::borrow::Cow;
 use base64::Engine as _;
 
 use super::attributes::{Attributes, strip_prefix_ignore_case};
+use super::debezium;
+use super::decoded::{Decoded, Malformed, malformed};
 use super::draft::{Arrival, Draft};
+use super::form::Form;
 use super::object::{Object, is_object_text};
 use super::time::to_utc;
-use super::{Decoded, Form, Malformed, Parsed, debezium, malformed};
 
 /// The CloudEvents format that a content type names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +132,7 @@ fn read<'a>(
         return Ok(None);
     }
     let mut draft = Draft::new(form, event_type, Cow::Borrowed(data.text()));
-    draft.parsed = Parsed::of(data);
+    draft.parsed = data.parsed();
     draft.previous_text = attributes.previous()?;
     draft.id = attributes.text("id");
     draft.time = event_time;

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::decoded::{Malformed, malformed};
 use super::json::{Json, JsonError, JsonKind, MemberList};
-use super::{Malformed, malformed};
+use super::parsed::Parsed;
 
 /// A JSON object and its members.
 #[derive(Debug)]
@@ -58,6 +59,11 @@ impl<'a> Object<'a> {
         Object { json: self.json, members: members.collect() }
     }
 
+    /// Returns the members to take along in an event whose payload this is.
+    pub(super) fn parsed(&self) -> Parsed<'a> {
+        Parsed::of(self.json, &self.members)
+    }
+
     /// Returns the text of the whole object.
     pub(super) fn text(&self) -> &'a str {
         self.json.text()
@@ -102,64 +108,6 @@ impl<'a> Object<'a> {
         }
     }
 }
-
-/// Maximum number of members that an event takes along. A larger payload is parsed again.
-const PARSED_MAX: usize = 8;
-
-/// Members of an event's payload that decoding has parsed, so that resolving need not parse them
-/// again.
-///
-/// It is no part of the event's value: any two are equal.
-#[derive(Debug, Clone, Copy)]
-pub struct Parsed<'a> {
-    payload: Json<'a>,
-    members: [(&'a str, Json<'a>); PARSED_MAX],
-    count: usize,
-}
-
-impl<'a> Parsed<'a> {
-    /// An object without members, which is true of itself.
-    pub(super) const NOTHING: Self = Self {
-        payload: Json::EMPTY_OBJECT,
-        members: [("", Json::EMPTY_OBJECT); PARSED_MAX],
-        count: 0,
-    };
-
-    /// Takes the members of a payload along, if they are few and no name is escaped.
-    pub(super) fn of(payload: &Object<'a>) -> Self {
-        let mut parsed = Self { payload: payload.json, ..Self::NOTHING };
-        if payload.members.len() > PARSED_MAX {
-            return Self::NOTHING;
-        }
-        for (place, (name, value)) in parsed.members.iter_mut().zip(&payload.members) {
-            let Cow::Borrowed(name) = name else { return Self::NOTHING };
-            *place = (name, *value);
-        }
-        parsed.count = payload.members.len();
-        parsed
-    }
-
-    /// Returns the members in order if this is the payload. The place in memory decides, so the
-    /// answer is right even if the event got another payload.
-    pub(crate) fn members_of(&self, payload: Json<'_>) -> Option<&[(&'a str, Json<'a>)]> {
-        let is_it = std::ptr::eq(self.payload.text(), payload.text());
-        self.members.get(..self.count).filter(|_| is_it)
-    }
-}
-
-impl Default for Parsed<'_> {
-    fn default() -> Self {
-        Self::NOTHING
-    }
-}
-
-impl PartialEq for Parsed<'_> {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Parsed<'_> {}
 
 /// Returns whether a text can only be the JSON of an object.
 pub(super) fn is_object_text(text: &str) -> bool {

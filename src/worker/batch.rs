@@ -1,4 +1,11 @@
 //! A batch: deliveries that arrived together, from their requests to their settlement.
+//!
+//! Each step consumes the batch and returns its next state, so that no step can be left out:
+//! - [`Resolved`]: its events are resolved, and it waits for Redis, also through outages.
+//! - [`PartlyApplied`]: in the slow lane, everything is applied that one round trip can do.
+//! - [`Applied`]: Redis has answered for each effect.
+//! - [`Settled`]: the broker has confirmed each republished message. Only this state returns the
+//!   tags to acknowledge.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,28 +16,42 @@ use jiff::Timestamp;
 use tracing::{debug, error};
 
 use super::account::Charge;
-use super::copies::{self, Order};
+use super::acknowledgement::JustSettled;
+use super::in_flight::Taken;
 use super::intake::Request;
-use super::taken::Taken;
-use super::{Live, Shared};
+use super::live::Live;
+use super::republish::{self, Order, Publisher};
 use crate::broker::{Delivery, SessionEnded, Tag};
-use crate::cache::Outage;
-use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, Settlement, settle};
+use crate::cache::{Cache, Outage};
+use crate::event::Reading;
+use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, SettlePolicy, Settlement, settle};
 use crate::reason::Reason;
 use crate::registry::Matched;
-use crate::telemetry::EffectLog;
+use crate::telemetry::{EffectLog, Metrics};
 
 /// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
 
-/// Deliveries that arrived together, in order; never empty.
+/// The deliveries of a batch, in order and never none, with one request for each.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct Contents {
     taken: Taken,
     pub(super) requests: Vec<Request>,
     /// The registry that resolved them.
     pub(super) live: Arc<Live>,
     _charge: Charge,
+}
+
+/// A batch that must be applied.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    contents: Contents,
+    outages: Outages,
+}
+
+/// The outages of Redis that have kept a batch from being applied.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outages {
     /// How many times in a row the checkpoint behind the batch was broken.
     broke_checkpoint: u32,
     /// True if keys that the batch deletes may be gone, though nothing of the batch counts as
@@ -38,10 +59,94 @@ pub(super) struct Batch {
     was_tried: bool,
 }
 
-/// The unfinished effects, by event, in order of position.
-pub(super) type Unsettled = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
+/// A batch that an outage kept from being applied. It is unknown which effects were applied.
+#[derive(Debug)]
+pub(super) struct NotApplied {
+    pub(super) batch: Resolved,
+    pub(super) outage: Outage,
+}
 
-impl Batch {
+/// A batch of one delivery whose slow effects remain.
+#[derive(Debug)]
+pub(super) struct PartlyApplied {
+    batch: Resolved,
+    /// The positions of the slow effects.
+    slow: Vec<u32>,
+    /// The other unfinished effects.
+    rest: Vec<(u32, EffectOutcome)>,
+}
+
+/// A batch whose effects Redis has answered for.
+#[derive(Debug)]
+pub(super) struct Applied {
+    contents: Contents,
+    unfinished: Unfinished,
+}
+
+/// A batch that may be acknowledged.
+#[derive(Debug)]
+pub(super) struct Settled {
+    contents: Contents,
+    /// True if messages were republished. Without the acknowledgement they would be published
+    /// twice.
+    has_republished: bool,
+}
+
+/// The unfinished effects, by event, in order of position.
+type Unfinished = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
+
+/// Everything that settles the batches of a lane.
+#[derive(Debug)]
+pub(super) struct Settler<'s> {
+    pub(super) policy: &'s SettlePolicy,
+    pub(super) publisher: &'s Publisher<'s>,
+    pub(super) metrics: &'s Metrics,
+    pub(super) reading: Reading,
+}
+
+impl Contents {
+    /// Returns the outcome, with the name of the effect's rule in its message.
+    pub(super) fn named(&self, effect: EffectRef, mut outcome: EffectOutcome) -> EffectOutcome {
+        if let EffectOutcome::Retry { message, .. }
+        | EffectOutcome::NotTried { message, .. }
+        | EffectOutcome::Dead { message, .. } = &mut outcome
+        {
+            let rule = self.requests[effect.event as usize].resolution.effects
+                [effect.position as usize]
+                .rule;
+            *message = format!("{}: {message}", self.live.registry.rules()[rule.0 as usize].name);
+        }
+        outcome
+    }
+
+    /// Returns the effects of some events that must still be applied.
+    fn collect<'b>(
+        &'b self,
+        cache: &'b Cache,
+        events: Range<usize>,
+        was_tried: bool,
+    ) -> plan::Batch<'b> {
+        let effects = self.requests[events.clone()]
+            .iter()
+            .map(|request| request.resolution.effects.len())
+            .sum();
+        let mut batch = plan::Batch::new(cache.tag_prefix(), effects);
+        let first = u32::try_from(events.start).unwrap_or(u32::MAX);
+        for (event, request) in (first..).zip(&self.requests[events]) {
+            for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
+                let slot = EffectRef { event, position };
+                match (request.asks_for(position), was_tried || request.was_tried) {
+                    (false, _) => {}
+                    (true, false) => batch.push(slot, effect),
+                    (true, true) => batch.push_retried(slot, effect),
+                }
+            }
+        }
+        batch
+    }
+}
+
+impl Resolved {
     /// Returns a batch of deliveries, with one request for each of them.
     pub(super) fn new(
         taken: Taken,
@@ -49,66 +154,78 @@ impl Batch {
         live: Arc<Live>,
         charge: Charge,
     ) -> Self {
-        Self { taken, requests, live, _charge: charge, broke_checkpoint: 0, was_tried: false }
+        let contents = Contents { taken, requests, live, _charge: charge };
+        Self { contents, outages: Outages::default() }
     }
 
     pub(super) fn deliveries(&self) -> &[Delivery] {
-        &self.taken.deliveries
+        &self.contents.taken.deliveries
     }
 
-    /// Returns the newest delivery's tag. Acknowledging through it settles the batch.
-    pub(super) fn last_tag(&self) -> Option<Tag> {
-        self.deliveries().last().map(Delivery::tag)
-    }
-
-    /// Applies everything that one round trip can do. Returns the unfinished effects.
-    ///
-    /// # Errors
-    /// Returns the outage. It is then unknown which effects were applied.
-    pub(super) async fn apply(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
-        if self.is_suspected() {
-            self.apply_one_by_one(shared).await
+    /// Applies everything that one round trip can do.
+    pub(super) async fn apply(mut self, cache: &Cache) -> Result<Applied, NotApplied> {
+        let applied = if self.is_suspected() {
+            self.apply_one_by_one(cache).await
         } else {
-            self.apply_events(shared, 0..self.requests.len()).await
+            self.apply_events(cache, 0..self.contents.requests.len()).await
+        };
+        match applied {
+            Ok(unfinished) => Ok(Applied { contents: self.contents, unfinished }),
+            Err(outage) => Err(self.not_applied(outage)),
         }
     }
 
-    /// Notes the outage that kept the batch from being applied.
-    pub(super) fn not_applied(&mut self, outage: &Outage) {
+    /// Applies everything of one delivery of the slow lane that one round trip can do. A message
+    /// that the main lane republished does not ask for what the main lane has done.
+    pub(super) async fn apply_quick_part(self, cache: &Cache) -> Result<PartlyApplied, NotApplied> {
+        // An earlier break is not attributed to this event. Other workers may have such a delivery
+        // too.
+        if self.is_suspected()
+            && let Err(outage) = cache.confirm_checkpoint().await
+        {
+            return Err(self.not_applied(outage));
+        }
+        if let Some(only) = self.contents.requests[0].only.clone() {
+            return Ok(PartlyApplied { batch: self, slow: only, rest: Vec::new() });
+        }
+        // It was resolved with another registry. Everything is done here, the quick part first.
+        let outages = self.outages;
+        let Applied { contents, mut unfinished } = self.apply(cache).await?;
+        let (slow, rest): (Vec<_>, Vec<_>) = unfinished
+            .remove(&0)
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|(_, outcome)| *outcome == EffectOutcome::Slow);
+        let slow = slow.into_iter().map(|(position, _)| position).collect();
+        Ok(PartlyApplied { batch: Self { contents, outages }, slow, rest })
+    }
+
+    fn not_applied(mut self, outage: Outage) -> NotApplied {
         self.note_tried();
-        self.broke_checkpoint = if outage.broke_checkpoint { self.broke_checkpoint + 1 } else { 0 };
+        NotApplied { batch: self, outage }
+    }
+
+    /// Notes that keys of the batch may be deleted, though nothing of it counts as applied. The
+    /// batch then always warms its keys, since it is unknown which had a value.
+    pub(super) fn note_tried(&mut self) {
+        self.outages.was_tried = true;
+    }
+
+    /// Notes the outage that this batch met first. It may have caused it.
+    pub(super) fn met(&mut self, outage: &Outage) {
+        let times = &mut self.outages.broke_checkpoint;
+        *times = if outage.broke_checkpoint { *times + 1 } else { 0 };
     }
 
     /// Returns true if one of its deliveries may be the one that breaks the checkpoint. Such a
     /// batch must be applied alone.
     pub(super) fn is_suspected(&self) -> bool {
-        self.broke_checkpoint >= SUSPECTED_AFTER
-    }
-
-    /// Applies each delivery by itself. A delivery that still breaks the checkpoint is
-    /// dead-lettered, and skipped the next time.
-    async fn apply_one_by_one(&mut self, shared: &Shared) -> Result<Unsettled, Outage> {
-        let mut unsettled = Unsettled::new();
-        for event in 0..self.requests.len() {
-            // An earlier break is not attributed to this event. Other workers may have such a
-            // delivery too.
-            shared.cache.confirm_checkpoint().await?;
-            match self.apply_events(shared, event..event + 1).await {
-                Ok(of_event) => unsettled.extend(of_event),
-                Err(outage) => {
-                    if outage.broke_checkpoint {
-                        self.give_up(event);
-                    }
-                    return Err(outage);
-                }
-            }
-        }
-        Ok(unsettled)
+        self.outages.broke_checkpoint >= SUSPECTED_AFTER
     }
 
     /// Dead-letters one event, which breaks the checkpoint when applied alone.
     pub(super) fn give_up(&mut self, event: usize) {
-        if self.requests[event].verdict.is_some() {
+        if self.contents.requests[event].verdict.is_some() {
             return;
         }
         let routing_key = self.deliveries()[event].routing_key();
@@ -118,100 +235,113 @@ impl Batch {
         );
         let error = "applied alone, the event breaks unstale's own checkpoint in Redis (`unstale:mark:*`) each time: look for own keys \
                      among its targets and among the members of its tags";
-        self.requests[event].give_up(Reason::Unresolvable, error.to_owned());
-    }
-
-    /// Notes that keys of the batch may be deleted, though nothing of it counts as applied. The
-    /// batch then always warms its keys, since it is unknown which had a value.
-    pub(super) fn note_tried(&mut self) {
-        self.was_tried = true;
+        self.contents.requests[event].give_up(Reason::Unresolvable, error.to_owned());
     }
 
     /// Deletes the keys that the batch deletes, while Redis refuses everything that needs memory.
     /// The batch must still be applied. Returns true if Redis accepted the deletions.
-    pub(super) async fn delete_now(&mut self, shared: &Shared) -> bool {
+    pub(super) async fn delete_now(&mut self, cache: &Cache) -> bool {
         self.note_tried();
-        let deleted =
-            shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
+        let all = 0..self.contents.requests.len();
+        let deleted = cache.delete_now(&self.contents.collect(cache, all, true).finish()).await;
         if let Err(outage) = &deleted {
             debug!(cause = %outage, "deletions wait too");
         }
         deleted.is_ok()
     }
 
-    async fn apply_events(
-        &self,
-        shared: &Shared,
-        events: Range<usize>,
-    ) -> Result<Unsettled, Outage> {
-        let applied = shared.cache.apply(&self.collect(shared, events).finish()).await?;
-        for hits in applied.hits {
-            self.live.metrics.keys(hits.rule, hits.yes, hits.no);
-        }
-        let mut unsettled = Unsettled::new();
-        for (slot, outcome) in applied.unsettled {
-            let outcome = self.named(slot, outcome);
-            unsettled.entry(slot.event).or_default().push((slot.position, outcome));
-        }
-        unsettled
-            .values_mut()
-            .for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
-        Ok(unsettled)
-    }
-
-    /// Returns the effects of some events that must still be applied.
-    fn collect<'b>(&'b self, shared: &'b Shared, events: Range<usize>) -> plan::Batch<'b> {
-        let effects = self.requests[events.clone()]
-            .iter()
-            .map(|request| request.resolution.effects.len())
-            .sum();
-        let mut batch = plan::Batch::new(shared.cache.tag_prefix(), effects);
-        let first = u32::try_from(events.start).unwrap_or(u32::MAX);
-        for (event, request) in (first..).zip(&self.requests[events]) {
-            for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                let slot = EffectRef { event, position };
-                match (request.asks_for(position), self.was_tried || request.was_tried) {
-                    (false, _) => {}
-                    (true, false) => batch.push(slot, effect),
-                    (true, true) => batch.push_retried(slot, effect),
+    /// Applies each delivery by itself. A delivery that still breaks the checkpoint is
+    /// dead-lettered, and skipped the next time.
+    async fn apply_one_by_one(&mut self, cache: &Cache) -> Result<Unfinished, Outage> {
+        let mut unfinished = Unfinished::new();
+        for event in 0..self.contents.requests.len() {
+            // An earlier break is not attributed to this event. Other workers may have such a
+            // delivery too.
+            cache.confirm_checkpoint().await?;
+            match self.apply_events(cache, event..event + 1).await {
+                Ok(of_event) => unfinished.extend(of_event),
+                Err(outage) => {
+                    if outage.broke_checkpoint {
+                        self.give_up(event);
+                    }
+                    return Err(outage);
                 }
             }
         }
-        batch
+        Ok(unfinished)
     }
 
-    /// Returns the outcome, with the name of the effect's rule in its message.
-    pub(super) fn named(&self, slot: EffectRef, mut outcome: EffectOutcome) -> EffectOutcome {
-        if let EffectOutcome::Retry { message, .. }
-        | EffectOutcome::NotTried { message, .. }
-        | EffectOutcome::Dead { message, .. } = &mut outcome
-        {
-            let rule =
-                self.requests[slot.event as usize].resolution.effects[slot.position as usize].rule;
-            *message = format!("{}: {message}", self.live.registry.rules()[rule.0 as usize].name);
-        }
-        outcome
-    }
-
-    /// Publishes a message for everything that is unsettled, waits for the confirmations, and
-    /// counts. Afterwards the batch may be acknowledged. Returns true if messages were republished:
-    /// without the acknowledgement they would be published twice.
-    pub(super) async fn settle(
+    async fn apply_events(
         &self,
-        shared: &Shared,
-        publisher: &copies::Publisher,
-        unsettled: &Unsettled,
-    ) -> Result<bool, SessionEnded> {
+        cache: &Cache,
+        events: Range<usize>,
+    ) -> Result<Unfinished, Outage> {
+        let contents = &self.contents;
+        let collected = contents.collect(cache, events, self.outages.was_tried);
+        let applied = cache.apply(&collected.finish()).await?;
+        for hits in applied.hits {
+            contents.live.metrics.keys(hits.rule, hits.yes, hits.no);
+        }
+        let mut unfinished = Unfinished::new();
+        for (slot, outcome) in applied.unsettled {
+            let outcome = contents.named(slot, outcome);
+            unfinished.entry(slot.event).or_default().push((slot.position, outcome));
+        }
+        unfinished
+            .values_mut()
+            .for_each(|effects| effects.sort_unstable_by_key(|(position, _)| *position));
+        Ok(unfinished)
+    }
+}
+
+impl PartlyApplied {
+    pub(super) fn contents(&self) -> &Contents {
+        &self.batch.contents
+    }
+
+    /// Returns the positions of the slow effects.
+    pub(super) fn slow(&self) -> &[u32] {
+        &self.slow
+    }
+
+    /// Adds the slow effects that are unfinished after all.
+    pub(super) fn applied(self, unfinished: Vec<(u32, EffectOutcome)>) -> Applied {
+        let mut rest = self.rest;
+        rest.extend(unfinished);
+        rest.sort_unstable_by_key(|(position, _)| *position);
+        let unfinished =
+            if rest.is_empty() { Unfinished::new() } else { Unfinished::from([(0, rest)]) };
+        Applied { contents: self.batch.contents, unfinished }
+    }
+
+    /// Returns to the state before the quick part, after an outage.
+    pub(super) fn not_applied(self, outage: Outage) -> NotApplied {
+        self.batch.not_applied(outage)
+    }
+}
+
+impl Applied {
+    /// Returns to the state before, since an earlier batch was not applied. Applying both again
+    /// keeps the order.
+    pub(super) fn again(self) -> Resolved {
+        let outages = Outages { was_tried: true, broke_checkpoint: 0 };
+        Resolved { contents: self.contents, outages }
+    }
+
+    /// Publishes a message for everything that is unfinished, waits for the confirmations, and
+    /// counts.
+    pub(super) async fn settle(self, settler: &Settler<'_>) -> Result<Settled, SessionEnded> {
+        let Self { contents, unfinished } = self;
         let mut orders = Vec::new();
-        let mut outcomes = Vec::with_capacity(self.requests.len());
+        let mut outcomes = Vec::with_capacity(contents.requests.len());
         for (event, (request, delivery)) in
-            (0_u32..).zip(self.requests.iter().zip(self.deliveries()))
+            (0_u32..).zip(contents.requests.iter().zip(&contents.taken.deliveries))
         {
-            let rest = rest(unsettled, event);
+            let rest = rest(&unfinished, event);
             let Settlement { republish: copies, outcome } = match &request.verdict {
                 Some(verdict) => verdict.clone(),
                 None => settle(
-                    &shared.policy,
+                    settler.policy,
                     &request.resolution,
                     request.only.as_deref(),
                     rest,
@@ -221,37 +351,41 @@ impl Batch {
             outcomes.push(outcome);
             orders.extend(copies.into_iter().map(|order| Order {
                 delivery,
-                arrived_after: self.taken.bound_of(delivery),
+                arrived_after: contents.taken.bound_of(delivery),
                 is_unread: request.is_unread,
                 is_unknown: request.verdict.is_none()
                     && request.resolution.matched == Matched::Unknown,
                 order,
             }));
         }
-        if !orders.is_empty() {
-            publisher.publish(shared, &self.live, &orders).await?;
+        let has_republished = !orders.is_empty();
+        if has_republished {
+            settler.publisher.publish(&contents.live, &orders).await?;
         }
-        self.taken.settled();
-        self.count(shared, &outcomes, unsettled);
-        Ok(!orders.is_empty())
+        drop(orders);
+        contents.taken.settled();
+        settler.count(&contents, &outcomes, &unfinished);
+        Ok(Settled { contents, has_republished })
     }
+}
 
-    fn count(&self, shared: &Shared, outcomes: &[EventOutcome], unsettled: &Unsettled) {
-        let metrics = &self.live.metrics;
+impl Settler<'_> {
+    fn count(&self, contents: &Contents, outcomes: &[EventOutcome], unfinished: &Unfinished) {
+        let metrics = &contents.live.metrics;
         let now = Timestamp::now();
-        let log = EffectLog::get(self.live.registry.digest());
-        for (event, (request, outcome)) in (0_u32..).zip(self.requests.iter().zip(outcomes)) {
+        let log = EffectLog::get(contents.live.registry.digest());
+        for (event, (request, outcome)) in (0_u32..).zip(contents.requests.iter().zip(outcomes)) {
             metrics.event(request.resolution.matched, *outcome);
-            let rest = rest(unsettled, event);
+            let rest = rest(unfinished, event);
             for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
                 if request.asks_for(position)
                     && rest.binary_search_by_key(&position, |(position, _)| *position).is_err()
                 {
                     metrics.effects(effect.rule, 1);
                     if let Some(log) = &log {
-                        let message = self.deliveries()[event as usize].message();
-                        let read = copies::decoded(&message, shared.config.reading);
-                        let rule = &self.live.registry.rules()[effect.rule.0 as usize].name;
+                        let message = contents.taken.deliveries[event as usize].message();
+                        let read = republish::decoded(&message, self.reading);
+                        let rule = &contents.live.registry.rules()[effect.rule.0 as usize].name;
                         log.took_effect(effect, rule, read.as_ref().map(|event| &*event.id));
                     }
                 }
@@ -262,8 +396,29 @@ impl Batch {
             if *outcome == EventOutcome::Applied
                 && let Some(lag) = request.happened_at.and_then(|happened_at| lag(happened_at, now))
             {
-                shared.metrics.event_to_applied(lag);
+                self.metrics.event_to_applied(lag);
             }
+        }
+    }
+}
+
+impl Settled {
+    /// Returns the newest delivery's tag. Acknowledging through it acknowledges the batch.
+    pub(super) fn last_tag(&self) -> Option<Tag> {
+        self.contents.taken.deliveries.last().map(Delivery::tag)
+    }
+
+    /// Returns the tag of each delivery.
+    pub(super) fn tags(&self) -> impl Iterator<Item = Tag> + '_ {
+        self.contents.taken.deliveries.iter().map(Delivery::tag)
+    }
+
+    /// Returns what the acknowledgement policy must know of it.
+    pub(super) fn summary(&self) -> JustSettled {
+        JustSettled {
+            through: self.last_tag(),
+            deliveries: self.contents.taken.deliveries.len(),
+            has_republished: self.has_republished,
         }
     }
 }
@@ -275,8 +430,8 @@ fn lag(happened_at: Timestamp, now: Timestamp) -> Option<Duration> {
 }
 
 /// Returns the unfinished effects of an event, in order of position.
-fn rest(unsettled: &Unsettled, event: u32) -> &[(u32, EffectOutcome)] {
-    unsettled.get(&event).map_or(&[], Vec::as_slice)
+fn rest(unfinished: &Unfinished, event: u32) -> &[(u32, EffectOutcome)] {
+    unfinished.get(&event).map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{Shared, mend};
+use super::heal_record::outage;
+use super::heal_state::Heals;
 use crate::broker::{BrokerError, Census, Count};
 use crate::cache::{Checkpoints, CommandError, LastCount, LowWatermark};
 
@@ -24,18 +25,18 @@ const LAST_COUNT: Duration = Duration::from_secs(3);
 /// Maximum time of the comparison at the start. Events wait for it.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 
-fn is_on(shared: &Shared) -> bool {
-    shared.config.heals() && shared.config.amqp.history.is_some()
+fn is_on(heals: Heals<'_>) -> bool {
+    heals.config.heals() && heals.config.amqp.history.is_some()
 }
 
 /// Counts for the next worker, if this one is the last. Callers must have stopped consuming, and
 /// must not have left the checkpoints yet.
-pub(super) async fn leave(shared: &Shared) {
-    if !is_on(shared) || !shared.gate.is_open() {
+pub(super) async fn leave(heals: Heals<'_>) {
+    if !is_on(heals) || !heals.gate.is_open() {
         return;
     }
-    let within = LAST_COUNT.min(shared.config.shutdown_grace / 4);
-    match tokio::time::timeout(within, count(shared)).await {
+    let within = LAST_COUNT.min(heals.config.shutdown_grace / 4);
+    match tokio::time::timeout(within, count(heals)).await {
         Ok(Ok(())) => {}
         Ok(Err(cause)) => {
             debug!(%cause, "what the queues hold was not counted: the next worker does not see what is lost until it starts")
@@ -46,32 +47,32 @@ pub(super) async fn leave(shared: &Shared) {
     }
 }
 
-async fn count(shared: &Shared) -> Result<(), String> {
+async fn count(heals: Heals<'_>) -> Result<(), String> {
     let words = |error: BrokerError| error.to_string();
-    shared.cache.note_end().await.map_err(unsaid)?;
-    let marks = shared.cache.read_checkpoints().await.map_err(unsaid)?;
-    if marks.others_consume(shared.cache.id()) {
+    heals.cache.note_end().await.map_err(unsaid)?;
+    let marks = heals.cache.read_checkpoints().await.map_err(unsaid)?;
+    if marks.others_consume(heals.cache.id()) {
         return Ok(());
     }
-    let mut census = connect(shared, &marks).await.map_err(words)?;
+    let mut census = connect(heals, &marks).await.map_err(words)?;
     let Count { surplus, end } = census.count().await.map_err(words)?;
-    shared.cache.leave_count(LastCount { surplus, end }).await.map_err(unsaid)?;
+    heals.cache.leave_count(LastCount { surplus, end }).await.map_err(unsaid)?;
     census.close().await;
     Ok(())
 }
 
 /// Detects events that were lost since the last worker ended, and then owes a heal. Callers must
 /// not have begun to consume.
-pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
-    if !is_on(shared) {
+pub(super) async fn compare(heals: Heals<'_>) -> Result<(), CommandError> {
+    if !is_on(heals) {
         return Ok(());
     }
-    let marks = shared.cache.read_checkpoints().await?;
+    let marks = heals.cache.read_checkpoints().await?;
     let Some(before) = marks.last_count() else {
-        compare_with_checkpoints(shared).await;
+        compare_with_checkpoints(heals).await;
         return Ok(());
     };
-    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(shared, &marks, before));
+    let compared = tokio::time::timeout(FIRST_COUNT, missing_since(heals, &marks, before));
     let lost = match compared
         .await
         .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
@@ -92,25 +93,27 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
         }
     };
     // Another worker that compared may already consume. Then fewer messages are in the queues.
-    if shared.cache.read_checkpoints().await?.last_count() != Some(before) {
+    if heals.cache.read_checkpoints().await?.last_count() != Some(before) {
         return Ok(());
     }
     if let Some(cause) = lost {
-        mend::owe(shared, cause).await;
+        owe(heals, cause).await;
     }
-    shared.cache.forget_count().await
+    heals.cache.forget_count().await
 }
 
 /// Detects events that were lost since all workers were killed, and then owes a heal.
-async fn compare_with_checkpoints(shared: &Shared) {
+async fn compare_with_checkpoints(heals: Heals<'_>) {
     // Without one, no worker ran before, another worker lives, or a heal has just applied all of
     // the history.
-    let Some(LowWatermark { offset: Some(from), .. }) = shared.low.inherited() else { return };
+    let Some(LowWatermark { offset: Some(from), .. }) = heals.state.watermark.inherited() else {
+        return;
+    };
     // Nothing can make up for it, and the log names the fault already.
-    if shared.history_fault.load().is_some() {
+    if heals.state.history_fault.load().is_some() {
         return;
     }
-    match tokio::time::timeout(FIRST_COUNT, missing_from(shared, from))
+    match tokio::time::timeout(FIRST_COUNT, missing_from(heals, from))
         .await
         .unwrap_or_else(|_| Err(BrokerError::Unreachable("no answer in time".into())))
     {
@@ -122,33 +125,40 @@ async fn compare_with_checkpoints(shared: &Shared) {
     }
     let cause =
         "the last workers were killed: whether events were lost while no worker ran is not known";
-    mend::owe(shared, cause).await;
+    owe(heals, cause).await;
 }
 
-async fn missing_from(shared: &Shared, offset: u64) -> Result<u64, BrokerError> {
-    let mut census = Census::connect(&shared.config.amqp, &[]).await?;
+async fn missing_from(heals: Heals<'_>, offset: u64) -> Result<u64, BrokerError> {
+    let mut census = Census::connect(&heals.config.amqp, &[]).await?;
     let missing = census.missing_from(offset).await?;
     census.close().await;
     Ok(missing)
 }
 
 async fn missing_since(
-    shared: &Shared,
+    heals: Heals<'_>,
     marks: &Checkpoints,
     before: LastCount,
 ) -> Result<u64, BrokerError> {
-    let mut census = connect(shared, marks).await?;
+    let mut census = connect(heals, marks).await?;
     let missing = census.missing_since(Count { surplus: before.surplus, end: before.end }).await?;
     census.close().await;
     Ok(missing)
 }
 
 /// Connects to count messages on the retry schedules of all workers, also of stopped ones.
-async fn connect(shared: &Shared, marks: &Checkpoints) -> Result<Census, BrokerError> {
-    let amqp = &shared.config.amqp;
+async fn connect(heals: Heals<'_>, marks: &Checkpoints) -> Result<Census, BrokerError> {
+    let amqp = &heals.config.amqp;
     Census::connect(amqp, &marks.steps_but(&amqp.retry_delays)).await
 }
 
+/// Owes a heal, and waits until Redis holds that.
+async fn owe(heals: Heals<'_>, cause: &str) {
+    let owed = &heals.state.owed;
+    owed.owe_from_low(cause);
+    owed.saved().await;
+}
+
 fn unsaid(error: CommandError) -> String {
-    super::healing::outage(error).cause
+    outage(error).cause
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use super::healing::outage;
-use super::{Shared, birth, brokers};
+use super::heal_record::outage;
+use super::heal_state::Heals;
 use crate::cache::{CommandError, Outage, Tick};
 
 /// Time between two moves of the checkpoint.
@@ -23,21 +23,21 @@ const STEPS_NOTED_EVERY: Duration = Duration::from_secs(60);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Moves the checkpoint on while Redis can be used; never returns.
-pub(super) async fn tick(shared: &Shared) -> Infallible {
+pub(super) async fn tick(heals: Heals<'_>) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut covered = Vec::new();
     let mut steps_noted: Option<Instant> = None;
     loop {
-        shared.gate.open().await;
+        heals.gate.open().await;
         ticks.tick().await;
-        let found = match tick_once(shared, &mut covered).await {
+        let found = match tick_once(heals, &mut covered).await {
             Ok(Tick::NotEntered) => continue,
             Ok(Tick::Good(marks)) => {
                 if steps_noted.is_some_and(|at| at.elapsed() < STEPS_NOTED_EVERY) {
                     continue;
                 }
-                match shared.cache.note_steps(&shared.config.amqp.retry_delays, &marks).await {
+                match heals.cache.note_steps(&heals.config.amqp.retry_delays, &marks).await {
                     Ok(()) => {
                         steps_noted = Some(Instant::now());
                         continue;
@@ -54,22 +54,23 @@ pub(super) async fn tick(shared: &Shared) -> Infallible {
         };
         covered.clear();
         // By this the lanes notice the outage.
-        shared.cache.give_up(&found);
-        shared.gate.close(&found);
+        heals.cache.give_up(&found);
+        heals.gate.close(&found);
     }
 }
 
 /// Moves the checkpoint on once. `covered` lists stopped workers whose events this worker's
 /// checkpoint covers as of this tick.
-async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
-    let Shared { cache, low, owed, .. } = shared;
-    let tick = cache.tick(low.now()).await?;
+async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
+    let Heals { cache, config, registry, metrics, state, .. } = heals;
+    let (watermark, owed) = (&state.watermark, &state.owed);
+    let tick = cache.tick(watermark.now()).await?;
     if let Tick::Good(marks) = &tick {
-        low.set_lowest(marks.lowest());
-        let knows_others = !marks.steps_but(&shared.config.amqp.retry_delays).is_empty();
-        shared.knows_other_steps.store(knows_others, Ordering::Relaxed);
-        birth::note(shared, marks).await?;
-        brokers::note(shared, marks).await?;
+        watermark.set_lowest(marks.lowest());
+        let knows_others = !marks.steps_but(&config.amqp.retry_delays).is_empty();
+        state.knows_other_steps.store(knows_others, Ordering::Relaxed);
+        state.history_start.note(cache, marks).await?;
+        state.broker_identity.note(cache, &config.amqp, marks).await?;
         if !covered.is_empty() {
             cache.take_over(covered).await?;
         }
@@ -77,14 +78,11 @@ async fn tick_once(shared: &Shared, covered: &mut Vec<String>) -> Result<Tick, C
             marks.gone(cache.id()).into_iter().filter(|field| !covered.contains(field)).collect();
         log_gone(&gone);
         if let Some(bound) = marks.lowest_of(|field| gone.iter().any(|gone| gone == field)) {
-            low.take_over(bound, shared.longest_wait(marks));
+            watermark.take_over(bound, heals.longest_wait(marks));
         }
         *covered = gone;
-        owed.saw(
-            marks.owed().all,
-            marks.unhealed_by(shared.live.load().registry.digest()).is_some(),
-        );
-        shared.metrics.set_heal_owed(owed.any());
+        owed.saw(marks.owed().all, marks.unhealed_by(registry.load().registry.digest()).is_some());
+        metrics.set_heal_owed(owed.any());
     }
     Ok(tick)
 }
@@ -110,20 +108,21 @@ fn log_gone(fields: &[String]) {
 
 /// Gives up the turn to heal, if this worker has it. The next worker then need not wait, and counts
 /// no death.
-pub(super) async fn give_turn_up(shared: &Shared) {
+pub(super) async fn give_turn_up(heals: Heals<'_>) {
     let given_up = async {
-        if shared.cache.heals() {
-            let _ = shared.cache.yield_heal_of(shared.cache.id()).await;
+        if heals.cache.heals() {
+            let _ = heals.cache.yield_heal_of(heals.cache.id()).await;
         }
-        shared.owed.stop_healing().await;
+        heals.state.owed.stop_healing().await;
     };
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, given_up).await;
 }
 
 /// Removes this worker's checkpoint, once everything is settled or requeued.
-pub(super) async fn leave(shared: &Shared) {
-    give_turn_up(shared).await;
-    let left = shared.cache.leave(shared.low.now(), shared.low.is_all_settled());
+pub(super) async fn leave(heals: Heals<'_>) {
+    give_turn_up(heals).await;
+    let left =
+        heals.cache.leave(heals.state.watermark.now(), heals.state.watermark.is_all_settled());
     // Otherwise another worker takes over after 10 s.
     let _ = tokio::time::timeout(LEAVE_TIMEOUT, left).await;
 }

@@ -8,10 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::healing::{Healer, Unhealed};
-use crate::cache::{Cache, Outage};
+use crate::cache::Outage;
 use crate::http::Readiness;
-use crate::telemetry::{Metrics, mentioned_if_slow};
+use crate::telemetry::Metrics;
 
 /// Maximum time a lane holds its deliveries in flight while Redis is away, before it requeues them.
 /// It is shorter than the broker's acknowledgement timeout (30 minutes by default), and longer than
@@ -23,11 +22,8 @@ pub(super) const HOLD: Duration = Duration::from_secs(60);
 /// acknowledgement timeout too.
 const HOLD_WITHOUT_MEMORY: Duration = Duration::from_secs(15 * 60);
 
-/// Time between two attempts at a broker that refuses access to the history.
-const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-
 /// The Redis gate, open while Redis takes writes. Any user that meets an outage closes it, and only
-/// the probe opens it.
+/// the probe opens it (`probe.rs`).
 #[derive(Debug)]
 pub(super) struct Gate {
     closed_since: watch::Sender<Option<Instant>>,
@@ -87,65 +83,19 @@ impl Gate {
         stop.run_until_cancelled(opened).await.is_some_and(|opened| opened.is_ok())
     }
 
-    /// Probes while the gate is closed, and opens it once Redis holds everything that it confirmed.
-    /// Returns only if the gate was never open and a server refuses the worker until a person acts.
-    pub(super) async fn keep(&self, cache: &Cache, healer: &Healer<'_>) -> Unhealed {
+    /// Waits until the gate is closed.
+    pub(super) async fn closed(&self) {
         let mut closed_since = self.closed_since.subscribe();
-        let mut opened_before = false;
-        let mut told = None;
-        loop {
-            // The sender lives as long as `self`, so waiting cannot fail.
-            let _ = closed_since.wait_for(Option::is_some).await;
-            // The probe paces itself.
-            let probed = match &told {
-                None if !opened_before => {
-                    mentioned_if_slow(cache.probe(), || {
-                        warn!(cause = "it has not answered yet", "waiting for Redis")
-                    })
-                    .await
-                }
-                _ => cache.probe().await,
-            };
-            let usable = match probed {
-                Ok(()) => {
-                    // Set first: otherwise the worker would be ready for a moment.
-                    self.readiness.set_healed(Err(
-                        "whether Redis holds all that it confirmed is not known yet".into(),
-                    ));
-                    self.readiness.set_redis(Ok(()));
-                    healer.ensure().await
-                }
-                Err(outage) => Err(outage.into()),
-            };
-            match usable {
-                Ok(()) => {
-                    opened_before = true;
-                    told = None;
-                    let since = self.closed_since.send_replace(None);
-                    let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
-                    self.readiness.set_redis(Ok(()));
-                    self.metrics.set_paused("redis", false);
-                    info!(after_s, "Redis answers");
-                }
-                Err(refused) if refused.needs_person() && !opened_before => return refused,
-                Err(Unhealed::Broker(error)) => {
-                    self.readiness.set_healed(Err(format!(
-                        "the history cannot be read to heal Redis: {error}"
-                    )
-                    .into()));
-                    warn!(cause = %error, "the history cannot be read to heal Redis");
-                    tokio::time::sleep(REFUSED_PAUSE).await;
-                }
-                // It never occurs after the gate was open.
-                Err(refused @ Unhealed::SharedMarks(_)) => return refused,
-                Err(Unhealed::Redis(outage)) => {
-                    self.readiness.set_redis(Err(outage.cause.clone().into()));
-                    if told.as_ref() != Some(&outage.cause) {
-                        warn!(cause = %outage.cause, "waiting for Redis");
-                        told = Some(outage.cause);
-                    }
-                }
-            }
-        }
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = closed_since.wait_for(Option::is_some).await;
+    }
+
+    /// Opens the gate.
+    pub(super) fn set_open(&self) {
+        let since = self.closed_since.send_replace(None);
+        let after_s = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        self.readiness.set_redis(Ok(()));
+        self.metrics.set_paused("redis", false);
+        info!(after_s, "Redis answers");
     }
 }

@@ -1,45 +1,66 @@
-//! Counts the deliveries in flight, and keeps the arrival time of the oldest unsettled one.
+//! Deliveries in flight: those that a lane handed out together, from then until they are settled or
+//! requeued.
+//!
+//! The ledger of them is in `low_watermark.rs`, since each keeps the low watermark back. This file
+//! counts them by lane, and notes in `survivors.rs` those that are dropped unsettled.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use crate::broker::LaneName;
+use super::low_watermark::{Holding, Watermark};
+use super::survivors::Survivors;
+use crate::broker::{Delivery, LaneName};
+use crate::cache::LowWatermark;
 use crate::telemetry::Metrics;
 
-/// Counts the deliveries in flight by lane, and remembers when unsettled deliveries arrived.
-#[derive(Debug, Clone)]
-pub(super) struct InFlight(Arc<Inner>);
-
+/// Takes deliveries, and counts them.
 #[derive(Debug)]
-struct Inner {
+pub(super) struct InFlight {
     lanes: [AtomicUsize; 2],
-    unsettled: Mutex<Unsettled>,
+    watermark: Watermark,
+    survivors: Arc<Survivors>,
     metrics: Metrics,
 }
 
-#[derive(Debug, Default)]
-struct Unsettled {
-    next: u64,
-    /// In order of arrival.
-    arrived: BTreeMap<u64, SystemTime>,
-}
-
-/// Deliveries that arrived together. Dropping it notes that they are settled or requeued.
+/// Deliveries in order. Dropped before they are settled, they return to their queue.
 #[derive(Debug)]
-pub(super) struct Held {
-    in_flight: InFlight,
-    number: u64,
+pub(super) struct Taken {
+    pub(super) deliveries: Vec<Delivery>,
+    holding: Holding,
+    survivors: Arc<Survivors>,
+    is_settled: AtomicBool,
 }
 
 impl InFlight {
-    pub(super) fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(Inner {
+    /// Returns a count over both lanes. `low` holds the ledger.
+    pub(super) fn new(watermark: Watermark, metrics: Metrics) -> Self {
+        Self {
             lanes: [AtomicUsize::new(0), AtomicUsize::new(0)],
-            unsettled: Mutex::default(),
+            watermark,
+            survivors: Arc::default(),
             metrics,
-        }))
+        }
+    }
+
+    /// Takes deliveries that a lane has just handed out.
+    pub(super) fn take(&self, deliveries: Vec<Delivery>) -> Taken {
+        Taken {
+            holding: self.watermark.take(&deliveries),
+            survivors: Arc::clone(&self.survivors),
+            is_settled: AtomicBool::new(false),
+            deliveries,
+        }
+    }
+
+    /// Subtracts the redeliveries that this process survived from the redelivery counts.
+    pub(super) fn forgive(&self, arrived: &mut [Delivery]) {
+        self.survivors.forgive(arrived);
+    }
+
+    /// Notes deliveries that no lane will hand out, since the session ends.
+    pub(super) fn drop_unread<'d>(&self, unread: impl IntoIterator<Item = &'d Delivery>) {
+        self.survivors.note(unread);
     }
 
     /// Notes how many deliveries of a lane are in flight.
@@ -48,8 +69,8 @@ impl InFlight {
             LaneName::Main => 0,
             LaneName::Slow => 1,
         };
-        if self.0.lanes[place].swap(deliveries, Ordering::Relaxed) != deliveries {
-            self.0.metrics.set_in_flight(self.count());
+        if self.lanes[place].swap(deliveries, Ordering::Relaxed) != deliveries {
+            self.metrics.set_in_flight(self.count());
         }
     }
 
@@ -59,37 +80,45 @@ impl InFlight {
         self.set(LaneName::Slow, 0);
     }
 
-    /// Notes that deliveries arrived just now.
-    pub(super) fn hold(&self) -> Held {
-        let number = self.change(|unsettled| {
-            let number = unsettled.next;
-            unsettled.next += 1;
-            unsettled.arrived.insert(number, SystemTime::now());
-            number
-        });
-        Held { in_flight: self.clone(), number }
+    /// Notes whether the deliveries that the session dropped are forgiven: its connection was lost,
+    /// or this worker requeued them.
+    pub(super) fn forgive_dropped(&self, is_forgiven: bool) {
+        self.survivors.session_ended(is_forgiven);
     }
 
     /// Returns how many deliveries are in flight, and when the oldest unsettled one arrived.
     pub(super) fn now(&self) -> (usize, Option<SystemTime>) {
-        let unsettled = self.0.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.count(), unsettled.arrived.values().next().copied())
+        (self.count(), self.watermark.oldest_unsettled())
     }
 
     fn count(&self) -> usize {
-        self.0.lanes.iter().map(|lane| lane.load(Ordering::Relaxed)).sum()
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Unsettled) -> T) -> T {
-        let mut unsettled = self.0.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut unsettled);
-        self.0.metrics.set_oldest_unsettled(unsettled.arrived.values().next().copied());
-        changed
+        self.lanes.iter().map(|lane| lane.load(Ordering::Relaxed)).sum()
     }
 }
 
-impl Drop for Held {
+impl Taken {
+    /// Returns a bound for the arrival of one of the deliveries.
+    pub(super) fn bound_of(&self, delivery: &Delivery) -> LowWatermark {
+        self.holding.bound_of(delivery)
+    }
+
+    /// Returns the deliveries to a caller that covers them.
+    pub(super) fn into_deliveries(mut self) -> Vec<Delivery> {
+        self.settled();
+        std::mem::take(&mut self.deliveries)
+    }
+
+    /// Notes that their effects are in Redis, and their republished messages are covered.
+    pub(super) fn settled(&self) {
+        self.holding.settled();
+        self.is_settled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.in_flight.change(|unsettled| unsettled.arrived.remove(&self.number));
+        if !self.is_settled.load(Ordering::Relaxed) {
+            self.survivors.note(&self.deliveries);
+        }
     }
 }

@@ -1,20 +1,24 @@
 //! Runs several pieces of work at once, which begin and end in one order.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-
-use futures_util::future::{MaybeDone, maybe_done};
 
 /// Futures that begin in order and end in order. Each is polled once when it is pushed, so what it
 /// sends leaves in the order of the pushes. Afterwards only the oldest is polled: replies to the
 /// others arrive without a poll.
-pub(super) struct InOrder<F: Future> {
-    queue: VecDeque<Pin<Box<MaybeDone<F>>>>,
+pub(super) struct InOrder<'w, T> {
+    queue: VecDeque<Work<'w, T>>,
 }
 
-impl<F: Future> InOrder<F> {
+/// A piece of work that has begun.
+enum Work<'w, T> {
+    Runs(Pin<Box<dyn Future<Output = T> + 'w>>),
+    IsDone(T),
+}
+
+impl<'w, T> InOrder<'w, T> {
     pub(super) fn new() -> Self {
         Self { queue: VecDeque::new() }
     }
@@ -28,29 +32,32 @@ impl<F: Future> InOrder<F> {
     }
 
     /// Begins a piece of work behind all others.
-    pub(super) async fn push(&mut self, work: F) {
-        let mut work = Box::pin(maybe_done(work));
-        poll_fn(|context| {
-            let _begun = work.as_mut().poll(context);
-            Poll::Ready(())
-        })
-        .await;
-        self.queue.push_back(work);
+    pub(super) async fn push(&mut self, work: impl Future<Output = T> + 'w) {
+        let mut work = Box::pin(work);
+        let begun = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+        self.queue.push_back(match begun {
+            Poll::Ready(output) => Work::IsDone(output),
+            Poll::Pending => Work::Runs(work),
+        });
     }
 
     /// Returns the oldest piece's result. Waits for ever while there is none. Cancel-safe.
-    pub(super) async fn next(&mut self) -> F::Output {
+    pub(super) async fn next(&mut self) -> T {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(oldest) = self.queue.front_mut() else { return Poll::Pending };
-        if oldest.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<T> {
+        match self.queue.pop_front() {
+            None => Poll::Pending,
+            Some(Work::IsDone(output)) => Poll::Ready(output),
+            Some(Work::Runs(mut work)) => {
+                let polled = work.as_mut().poll(context);
+                if polled.is_pending() {
+                    self.queue.push_front(Work::Runs(work));
+                }
+                polled
+            }
         }
-        let output = oldest.as_mut().take_output();
-        self.queue.pop_front();
-        output.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -1,54 +1,39 @@
 //! The main lane. Batches form by themselves, are applied in one round trip each, and are
-//! acknowledged whole and in order.
+//! acknowledged whole and in order, when `acknowledgement.rs` says.
 //!
+//! [`run`] repeats three things: it decides the next step, collects the next event of the lane, and
+//! acts on it.
+//! - `step.rs`: decides.
 //! - `arrivals.rs`: reads deliveries, or puts them back.
-//! - `settled.rs`: acknowledges settled deliveries.
 //! - `outage.rs`: holds batches while Redis is away.
 //!
 //! Loads and drains of big tags are in `slow_lane.rs`.
 
 mod arrivals;
 mod outage;
-mod settled;
+mod step;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Batch, Unsettled};
+use super::acknowledgement::{Acknowledge, LaneState, Unacknowledged};
+use super::batch::{Applied, NotApplied, Resolved, Settled};
 use super::in_order::InOrder;
+use super::lane_end::LaneEnd;
+use super::pipeline::Pipeline;
+use super::prefetch_ramp::{FEW, PrefetchRamp};
 use super::resolver::FirstLook;
-use super::suspects::Suspects;
-use super::window::{FEW, Window};
+use super::shared::Shared;
+use super::suspected_poison::SuspectedPoison;
 use super::yielding::{self, Yielding};
-use super::{LaneEnd, Shared, copies};
-use crate::broker::{Lane, SessionEnded};
-use crate::cache::Outage;
+use crate::broker::{Delivery, Lane, SessionEnded};
 use arrivals::Arrivals;
-use outage::{HeldBack, hold};
-use settled::Settled;
-
-pub(super) use outage::handle;
-
-/// Maximum number of batches on their way to Redis at once. They fill a slow link, and the prefetch
-/// bounds them too.
-const MAX_APPLYING: usize = 16;
-
-/// Minimum time between sending a batch and taking more deliveries. A nearby Redis answers sooner,
-/// and a larger batch then saves commands and wakeups. On a slow link several batches are on their
-/// way.
-const SLOW_LINK: Duration = Duration::from_micros(500);
-
-/// Number of events that make a batch on a slow link, while other batches are on their way.
-const GATHERED: usize = 50;
-
-/// Divisor of the prefetch: while deliveries keep arriving, settled ones are acknowledged once they
-/// reach this part. Each acknowledgement is an entry in the quorum queue's log, so fewer, larger
-/// ones are cheaper.
-const ACKNOWLEDGED_PART: u16 = 8;
+use step::{SLOW_LINK, Step, Take, UnderWay};
 
 /// Time between two reports that the loop runs. Each also counts the deliveries that wait in the
 /// connection's buffer.
@@ -58,161 +43,260 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     shared: &Shared,
     lane: &mut Lane,
-    publisher: &copies::Publisher,
-    mut window: Window,
+    pipeline: Pipeline<'_>,
+    window: PrefetchRamp,
     yielding: &Yielding,
     stop: &CancellationToken,
-    suspects: &mut Suspects<'_>,
+    suspects: &mut SuspectedPoison<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
-    let resolver = &shared.main_resolver;
-    let mut applying = InOrder::new();
-    let mut settling = InOrder::new();
-    let mut settled = Settled::default();
-    // Batches that are read and not sent, since an earlier batch is not done. They are sent before
-    // any other.
-    let mut waiting: VecDeque<Batch> = VecDeque::new();
-    // A delivery that is read on another thread. Nothing is taken meanwhile, so that the order is
-    // kept.
-    let mut reading = InOrder::new();
-    let mut arrivals = Arrivals::new(lane);
-    // True while a batch is applied that must be applied alone.
-    let mut alone = false;
+    let arrivals = Arrivals::new(lane, pipeline, &shared.heal_state.watermark, &shared.readiness);
+    let mut lane = MainLane::new(shared, arrivals, pipeline, window, suspects, stop);
     let mut asked = yielding.asked();
-    let mut sent_at = Instant::now();
-    let (mut stopping, mut yields) = (false, false);
-    // When batches began to fail in a row.
-    let mut held_since: Option<tokio::time::Instant> = None;
-    let mut beats = tokio::time::interval(BEAT);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    arrivals.lane.consume(window.prefetch()).await?;
+    lane.arrivals.lane.consume(lane.prefetch()).await?;
     loop {
-        while let Some(next) = waiting.front() {
-            if !applying.is_empty()
-                && (alone || next.is_suspected() || applying.len() >= MAX_APPLYING)
-            {
-                break;
-            }
-            alone = next.is_suspected();
-            if let Some(batch) = waiting.pop_front() {
-                applying.push(apply(shared, batch)).await;
-                sent_at = Instant::now();
-            }
-        }
-        arrivals.uncover();
-        let in_flight = arrivals.count(shared);
-        if yields && in_flight <= usize::from(FEW) {
+        lane.send_waiting().await;
+        lane.arrivals.uncover();
+        if lane.arrivals.count() <= usize::from(FEW) && lane.yields {
             yielding.yields();
         }
-        alone &= !applying.is_empty();
-        let may_take = !alone
-            && applying.len() < MAX_APPLYING
-            && waiting.is_empty()
-            && reading.is_empty()
-            && resolver.has_room();
-        let nothing_under_way =
-            applying.is_empty() && waiting.is_empty() && reading.is_empty() && settling.is_empty();
-        if stopping && nothing_under_way && !arrivals.lane.has_left_over() && !settled.any() {
-            return Ok(LaneEnd::Stopped);
-        }
-        let is_alone = applying.is_empty();
-        let gathering = !is_alone && sent_at.elapsed() < SLOW_LINK;
-        let enough = |arrived| is_alone || arrived >= GATHERED;
-        let due = settled.due(is_alone && settling.is_empty(), window.has_backlog() && !stopping);
-        tokio::select! {
-            biased;
-            _ = beats.tick() => arrivals.beat(shared)?,
-            batch = settling.next(), if !settling.is_empty() => {
-                let batch: Result<SettledBatch, SessionEnded> = batch;
-                let at_once = prefetch(&window, yields) / ACKNOWLEDGED_PART;
-                settled.note(arrivals.lane, &batch?, suspects, at_once)?;
-            }
-            applied = applying.next(), if !applying.is_empty() => {
-                let (batch, applied): (Batch, Result<Unsettled, Outage>) = applied;
-                match applied {
-                    Ok(unsettled) => {
-                        held_since = None;
-                        settling.push(settle(shared, publisher, batch, unsettled)).await;
-                    }
-                    Err(outage) => {
-                        let mut batch = batch;
-                        settled.acknowledge(arrivals.lane)?;
-                        shared.gate.close(&outage);
-                        batch.not_applied(&outage);
-                        // The batches that were sent behind the failed batch are applied again
-                        // behind it, which keeps the order.
-                        let mut held = VecDeque::from([batch]);
-                        while !applying.is_empty() {
-                            let (mut behind, _): (Batch, Result<Unsettled, Outage>) = applying.next().await;
-                            behind.note_tried();
-                            held.push_back(behind);
-                        }
-                        held.append(&mut waiting);
-                        // A delivery that is read on another thread precedes all that would be
-                        // taken.
-                        let takes = outage.out_of_memory && !stopping && reading.is_empty();
-                        let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
-                        let held_back = HeldBack { outage: &outage, since, batches: &mut held, takes };
-                        if !hold(shared, &mut arrivals, &mut settling, &mut settled, held_back, stop, suspects).await? {
-                            return Ok(LaneEnd::GaveBack);
-                        }
-                        waiting = held;
-                    }
+        let now = Instant::now();
+        let under_way = lane.under_way(now);
+        let Step::Wait(take) = under_way.step() else { return Ok(LaneEnd::Stopped) };
+        let nothing_else = under_way.applying == 0 && !under_way.is_settling;
+        let more_comes = lane.window.has_backlog() && !lane.stopping;
+        let due = lane.unacknowledged.due(nothing_else, more_comes, now);
+        match lane.next_event(take, due, &mut asked).await {
+            Event::Arrived(deliveries) => lane.take(deliveries?).await?,
+            Event::Read(batch) => lane.waiting.push_back(batch),
+            Event::Applied(Ok(batch)) => lane.settle(batch).await,
+            Event::Applied(Err(not_applied)) => {
+                if !lane.hold(not_applied).await? {
+                    return Ok(LaneEnd::GaveBack);
                 }
             }
-            () = suspects.wound_down(), if !stopping => {
-                stopping = true;
-                arrivals.lane.cancel().await?;
+            Event::Settled(batch) => lane.acknowledge(&batch?, lane.prefetch())?,
+            Event::AcknowledgementDue => lane.acknowledge_all()?,
+            Event::Beat => lane.arrivals.beat()?,
+            Event::QueueSeenEmpty => lane.arrivals.note_if_all_read()?,
+            Event::SlowLinkWaited => {}
+            Event::YieldAsked(yields) => {
+                lane.yields = yields;
+                lane.arrivals.lane.consume(lane.prefetch()).await?;
             }
-            asked = yielding::changed(&mut asked, yields), if !stopping => {
-                yields = asked;
-                arrivals.lane.consume(prefetch(&window, yields)).await?;
+            Event::WoundDown => {
+                lane.stopping = true;
+                lane.arrivals.lane.cancel().await?;
             }
-            batch = reading.next(), if !reading.is_empty() => waiting.push_back(batch),
-            () = shared.low.asks(), if !stopping => arrivals.note_if_all_read(shared)?,
-            arrived = arrivals.lane.next_batch_of(enough, shared.config.batch),
-                if (!stopping || arrivals.lane.has_left_over()) && may_take && !gathering =>
-            {
-                let Some(read) = arrivals.read(shared, suspects, arrived?) else { continue };
-                shared.metrics.batch(read.deliveries().len());
-                let changed = window.after(read.deliveries(), shared.waiting.load(Ordering::Relaxed));
-                if changed.is_some() && !stopping && !yields && !suspects.any() {
-                    arrivals.lane.consume(window.prefetch()).await?;
-                }
-                match read {
-                    FirstLook::Done(batch) => {
-                        applying.push(apply(shared, batch)).await;
-                        sent_at = Instant::now();
-                    }
-                    FirstLook::Heavy(heavy) => reading.push(resolver.read_apart(shared, heavy)).await,
-                }
-                arrivals.note_if_all_read(shared)?;
-            }
-            () = tokio::time::sleep_until((sent_at + SLOW_LINK).into()), if gathering => {}
-            () = due, if settled.any() => settled.acknowledge(arrivals.lane)?,
         }
     }
 }
 
-/// Returns the prefetch to consume with. While the main lane yields, it is small. Few other
-/// messages then suffer if a slow-lane message ends the worker.
-fn prefetch(window: &Window, yields: bool) -> u16 {
-    if yields { window.prefetch().min(FEW) } else { window.prefetch() }
+/// The next event of the main lane.
+enum Event {
+    /// The time between two reports is over.
+    Beat,
+    /// The oldest batch that was applied is settled.
+    Settled(Result<Settled, SessionEnded>),
+    /// Redis has answered the oldest batch.
+    Applied(Result<Applied, NotApplied>),
+    /// The lane must stop, or must wind down for suspected poison messages.
+    WoundDown,
+    /// The slow lane asks to keep little in flight, or no longer asks.
+    YieldAsked(bool),
+    /// A delivery is read on another thread.
+    Read(Resolved),
+    /// A look saw nothing waiting in the queue.
+    QueueSeenEmpty,
+    /// Enough deliveries have arrived, or the session has ended.
+    Arrived(Result<Vec<Delivery>, SessionEnded>),
+    /// The last batch has been on its way for [`SLOW_LINK`].
+    SlowLinkWaited,
+    /// Settled deliveries must be acknowledged, even if they are few.
+    AcknowledgementDue,
 }
 
-/// A batch, and true if messages were republished for it.
-type SettledBatch = (Batch, bool);
-
-async fn apply(shared: &Shared, mut batch: Batch) -> (Batch, Result<Unsettled, Outage>) {
-    let applied = batch.apply(shared).await;
-    (batch, applied)
+/// The main lane of one session.
+struct MainLane<'r, 'w> {
+    shared: &'r Shared,
+    arrivals: Arrivals<'r>,
+    pipeline: Pipeline<'r>,
+    window: PrefetchRamp,
+    suspects: &'r mut SuspectedPoison<'w>,
+    stop: &'r CancellationToken,
+    /// A delivery that is read on another thread. Nothing is taken meanwhile, so that the order is
+    /// kept.
+    reading: InOrder<'r, Resolved>,
+    /// Batches that are resolved and not sent, since an earlier batch is not done. They are sent
+    /// before any other.
+    waiting: VecDeque<Resolved>,
+    applying: InOrder<'r, Result<Applied, NotApplied>>,
+    settling: InOrder<'r, Result<Settled, SessionEnded>>,
+    unacknowledged: Unacknowledged,
+    /// True while a batch is applied that must be applied alone.
+    alone: bool,
+    sent_at: Instant,
+    stopping: bool,
+    /// True while little is kept in flight for the slow lane.
+    yields: bool,
+    /// When batches began to fail in a row.
+    held_since: Option<tokio::time::Instant>,
+    beats: Interval,
 }
 
-async fn settle(
-    shared: &Shared,
-    publisher: &copies::Publisher,
-    batch: Batch,
-    unsettled: Unsettled,
-) -> Result<SettledBatch, SessionEnded> {
-    let copied = batch.settle(shared, publisher, &unsettled).await?;
-    Ok((batch, copied))
+impl<'r, 'w> MainLane<'r, 'w> {
+    fn new(
+        shared: &'r Shared,
+        arrivals: Arrivals<'r>,
+        pipeline: Pipeline<'r>,
+        window: PrefetchRamp,
+        suspects: &'r mut SuspectedPoison<'w>,
+        stop: &'r CancellationToken,
+    ) -> Self {
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            shared,
+            arrivals,
+            pipeline,
+            window,
+            suspects,
+            stop,
+            reading: InOrder::new(),
+            waiting: VecDeque::new(),
+            applying: InOrder::new(),
+            settling: InOrder::new(),
+            unacknowledged: Unacknowledged::default(),
+            alone: false,
+            sent_at: Instant::now(),
+            stopping: false,
+            yields: false,
+            held_since: None,
+            beats,
+        }
+    }
+
+    fn under_way(&self, now: Instant) -> UnderWay {
+        UnderWay {
+            applying: self.applying.len(),
+            is_alone: self.alone && !self.applying.is_empty(),
+            waiting: self.waiting.len(),
+            is_reading: !self.reading.is_empty(),
+            is_settling: !self.settling.is_empty(),
+            is_unacknowledged: self.unacknowledged.any(),
+            has_left_over: self.arrivals.lane.has_left_over(),
+            has_room: self.pipeline.resolver.has_room(),
+            is_stopping: self.stopping,
+            since_sent: now.saturating_duration_since(self.sent_at),
+        }
+    }
+
+    /// Waits for the next event. Takes deliveries as `take` says. An acknowledgement is due at
+    /// `due`, or at once, if any delivery is settled.
+    async fn next_event(
+        &mut self,
+        take: Take,
+        due: Option<Instant>,
+        asked: &mut watch::Receiver<bool>,
+    ) -> Event {
+        let enough = |arrived| matches!(take, Take::AtLeast(count) if arrived >= count);
+        tokio::select! {
+            biased;
+            _ = self.beats.tick() => Event::Beat,
+            batch = self.settling.next(), if !self.settling.is_empty() => Event::Settled(batch),
+            batch = self.applying.next(), if !self.applying.is_empty() => Event::Applied(batch),
+            () = self.suspects.wound_down(), if !self.stopping => Event::WoundDown,
+            asked = yielding::changed(asked, self.yields), if !self.stopping => {
+                Event::YieldAsked(asked)
+            }
+            batch = self.reading.next(), if !self.reading.is_empty() => Event::Read(batch),
+            () = self.shared.heal_state.watermark.asks(), if !self.stopping => Event::QueueSeenEmpty,
+            arrived = self.arrivals.lane.next_batch_of(enough, self.shared.config.batch),
+                if matches!(take, Take::AtLeast(_)) => Event::Arrived(arrived),
+            () = at(Some(self.sent_at + SLOW_LINK)), if take == Take::AfterSlowLink => {
+                Event::SlowLinkWaited
+            }
+            () = at(due), if self.unacknowledged.any() => Event::AcknowledgementDue,
+        }
+    }
+
+    /// Sends the waiting batches to Redis that may be sent now.
+    async fn send_waiting(&mut self) {
+        while let Some(next) = self.waiting.front() {
+            let is_suspected = next.is_suspected();
+            let under_way = UnderWay {
+                applying: self.applying.len(),
+                is_alone: self.alone,
+                ..UnderWay::default()
+            };
+            if !under_way.may_send(is_suspected) {
+                break;
+            }
+            self.alone = is_suspected;
+            if let Some(batch) = self.waiting.pop_front() {
+                self.applying.push(batch.apply(self.pipeline.cache)).await;
+                self.sent_at = Instant::now();
+            }
+        }
+    }
+
+    /// Resolves arrived deliveries, and sends the batch to Redis.
+    async fn take(&mut self, arrived: Vec<Delivery>) -> Result<(), SessionEnded> {
+        let Some(read) = self.arrivals.read(self.suspects, arrived) else { return Ok(()) };
+        self.pipeline.settler.metrics.batch(read.deliveries().len());
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        let changed = self.window.after(read.deliveries(), waiting);
+        if changed.is_some() && !self.stopping && !self.yields && !self.suspects.any() {
+            self.arrivals.lane.consume(self.window.prefetch()).await?;
+        }
+        match read {
+            FirstLook::Done(batch) => {
+                self.applying.push(batch.apply(self.pipeline.cache)).await;
+                self.alone = false;
+                self.sent_at = Instant::now();
+            }
+            FirstLook::Heavy(heavy) => {
+                self.reading.push(self.pipeline.resolver.read_apart(heavy)).await;
+            }
+        }
+        self.arrivals.note_if_all_read()
+    }
+
+    /// Begins to settle a batch.
+    async fn settle(&mut self, batch: Applied) {
+        self.held_since = None;
+        self.settling.push(batch.settle(self.pipeline.settler)).await;
+    }
+
+    /// Returns the prefetch to consume with. While the main lane yields, it is small. Few other
+    /// messages then suffer if a slow-lane message ends the worker.
+    fn prefetch(&self) -> u16 {
+        let prefetch = self.window.prefetch();
+        if self.yields { prefetch.min(FEW) } else { prefetch }
+    }
+
+    /// Adds a settled batch, and acknowledges what is due.
+    fn acknowledge(&mut self, batch: &Settled, prefetch: u16) -> Result<(), SessionEnded> {
+        let lane = &self.arrivals.lane;
+        let state = LaneState { prefetch, has_suspects: self.suspects.any() };
+        match self.unacknowledged.add(batch.summary(), state, Instant::now()) {
+            Acknowledge::Later => Ok(()),
+            Acknowledge::Through(tag) => lane.ack_through(tag),
+            Acknowledge::EachAlone { before } => {
+                before.map_or(Ok(()), |tag| lane.ack_through(tag))?;
+                batch.tags().try_for_each(|tag| lane.ack_one(tag))
+            }
+        }
+    }
+
+    /// Acknowledges all settled deliveries.
+    fn acknowledge_all(&mut self) -> Result<(), SessionEnded> {
+        self.unacknowledged.take().map_or(Ok(()), |tag| self.arrivals.lane.ack_through(tag))
+    }
+}
+
+/// Waits until then; `None` means not at all.
+async fn at(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
 }

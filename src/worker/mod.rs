@@ -1,135 +1,107 @@
-//! The worker: its shared state, its start and its end.
+//! The worker: its start and its end.
 //!
-//! In reading order:
-//! - Events: `supervisor`, `main_lane`, `slow_lane`, `taken`, `intake`, `resolver`, `account`,
-//!   `batch`, `copies`.
-//! - Loads: `fill`, `filling`.
-//! - Flow: `gate`, `window`, `in_flight`, `in_order`, `suspects`, `survivors`, `yielding`.
-//! - Heals: `checkpoint`, `low`, `unread`, `samples`, `healing`, `owed`, `birth`, `census`,
-//!   `brokers`, `mend`.
-//! - Beside the lanes: `again`, `upkeep`, `reload`, `report`.
+//! The path of a delivery, in reading order:
+//! - `supervisor`: opens sessions with RabbitMQ, and runs both lanes on each.
+//! - `main_lane`: collects deliveries into batches. `slow_lane` and `slow_delivery`: one by one.
+//! - `pipeline`: the steps of a lane. `shared` holds what both lanes share, `live` the registry.
+//! - `in_flight`: takes deliveries. `intake` and `resolver` turn them into requests, within the
+//!   memory that `account` counts.
+//! - `batch`: resolved, applied, settled. `republish`: what a settlement publishes.
+//! - `acknowledgement`: when settled deliveries are acknowledged.
+//! - `warm` and `filling`: loads of the slow lane. `drain`: its drains of big tags.
+//!
+//! Flow and failures:
+//! - `gate`: holds batches back while Redis is away. `probe` opens it again.
+//! - `prefetch_ramp`, `yielding`: how much is in flight. `in_order`: work that ends in order.
+//! - `suspected_poison`: messages that may kill workers. `survivors`: those that did not.
+//! - `lane_end`: how a lane ends, and what ends it.
+//!
+//! Heals:
+//! - `low_watermark`: the oldest event that may be unapplied, and the ledger of the deliveries in
+//!   flight. `unread_deliveries` covers those that no lane has handed out.
+//! - `checkpoint`: shows once a second whether Redis lost writes. `healing` heals before the gate
+//!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
+//!   what both use.
+//! - `samples`: where the history ends. `history_start`: since when it holds events.
+//! - `census`: events lost while no worker ran. `broker_identity`: workers of another broker.
+//! - `broker_objects`: declares missing queues and bindings.
+//!
+//! Beside the lanes: `second_delete`, `tag_maintenance`, `reload`, `report`.
 //!
 //! The commands to Redis are in `cache`, and those to RabbitMQ are in `broker`. The module `plan`
 //! determines what an effect does.
 
 mod account;
-mod again;
+mod acknowledgement;
 mod batch;
-mod birth;
-mod brokers;
+mod broker_identity;
+mod broker_objects;
 mod census;
 mod checkpoint;
-mod copies;
-mod fill;
+mod drain;
 pub mod filling;
 mod gate;
+mod heal_beside;
+mod heal_record;
+mod heal_state;
 mod healing;
+mod history_start;
 mod in_flight;
 mod in_order;
 mod intake;
-mod low;
+mod lane_end;
+mod live;
+mod low_watermark;
 mod main_lane;
-mod mend;
-mod owed;
+mod owed_heals;
+mod pipeline;
+mod prefetch_ramp;
+mod probe;
 mod reload;
 mod report;
+mod republish;
 mod resolver;
 mod samples;
+mod second_delete;
+mod shared;
+mod slow_delivery;
 mod slow_lane;
 mod supervisor;
 mod survivors;
-mod suspects;
-mod taken;
-mod unread;
-mod upkeep;
-mod window;
+mod suspected_poison;
+mod tag_maintenance;
+mod unread_deliveries;
+mod warm;
 mod yielding;
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{BrokerError, LaneName, Signer};
-use crate::cache::{Cache, CacheError, Checkpoints, CommandError, Outage};
+use crate::cache::{Cache, CacheError, Outage};
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::loader::{LoaderProblems, Loaders};
 use crate::plan::{RetrySchedule, SettlePolicy};
 use crate::registry::Registry;
-use crate::telemetry::{EventLog, Metrics, RegistryMetrics};
+use crate::telemetry::{EventLog, Metrics};
 
-use birth::Birth;
-use brokers::Brokers;
 use gate::Gate;
+use heal_state::HealState;
 use healing::{Healer, Unhealed};
 use in_flight::InFlight;
-use low::Low;
-use owed::Owed;
+use live::{CurrentRegistry, Live};
+use low_watermark::Watermark;
 use report::Reporter;
 use resolver::Resolver;
+use shared::Shared;
 use supervisor::Supervisor;
-use survivors::Survivors;
-
-/// A registry in use, with its metrics and its loaders.
-#[derive(Debug)]
-struct Live {
-    registry: Arc<Registry>,
-    metrics: RegistryMetrics,
-    loaders: Loaders,
-}
-
-/// State that all lanes share.
-#[derive(Debug)]
-struct Shared {
-    config: Config,
-    policy: SettlePolicy,
-    live: ArcSwap<Live>,
-    /// Notified whenever `live` was replaced.
-    reloaded: Notify,
-    /// Why the current rule files were not loaded.
-    refused_registry: ArcSwapOption<String>,
-    /// Why the broker does not serve the history.
-    history_fault: ArcSwapOption<String>,
-    /// True if no queues existed before the first session. `None` until that session has begun.
-    first_ever: watch::Sender<Option<bool>>,
-    cache: Cache,
-    signer: Signer,
-    gate: Gate,
-    in_flight: InFlight,
-    survivors: Arc<Survivors>,
-    main_resolver: Resolver,
-    slow_resolver: Resolver,
-    readiness: Readiness,
-    low: Low,
-    birth: Birth,
-    brokers: Brokers,
-    owed: Owed,
-    /// Events that waited in the main queue when it was last looked at.
-    waiting: AtomicU32,
-    /// True if events may wait in the queues of retry steps that this worker does not use.
-    knows_other_steps: AtomicBool,
-    metrics: Metrics,
-    event_log: EventLog,
-    /// Notified when the report in Redis has changed and must not wait for its interval.
-    report_changed: Notify,
-}
-
-/// Why a lane ended before its session did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LaneEnd {
-    /// A stop was requested, and every delivery in flight is settled.
-    Stopped,
-    /// Redis was away too long, or a stop was requested while it was away. The deliveries in flight
-    /// are requeued.
-    GaveBack,
-}
 
 /// How the worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +158,7 @@ pub async fn run(
     let grace = config.shutdown_grace;
     let (abandoned, stuck) = (Arc::<AtomicUsize>::default(), CancellationToken::new());
     let loaders = Loaders::new(&config.warm, registry.loaders())?;
+    let watermark = Watermark::new(metrics.clone());
     let shared = Arc::new(Shared {
         policy: SettlePolicy {
             retry_schedule: RetrySchedule(config.amqp.retry_delays.clone()),
@@ -194,53 +167,42 @@ pub async fn run(
         cache: Cache::connect(&config.redis, &config.amqp.queue)?
             .serving_stale_for(longest_warm(&config))
             .refusing_eviction(config.refuses_eviction),
-        history_fault: ArcSwapOption::empty(),
-        first_ever: watch::Sender::new(None),
         signer: Signer::default(),
-        live: ArcSwap::from_pointee(Live::new(registry, loaders, &metrics)),
-        reloaded: Notify::new(),
-        refused_registry: ArcSwapOption::empty(),
+        registry: CurrentRegistry::new(Live::new(registry, loaders, &metrics)),
         gate: Gate::new(readiness.clone(), metrics.clone()),
-        in_flight: InFlight::new(metrics.clone()),
-        survivors: Arc::default(),
-        main_resolver: Resolver::new(LaneName::Main, &abandoned, &stuck),
-        slow_resolver: Resolver::new(LaneName::Slow, &abandoned, &stuck),
-        readiness: readiness.clone(),
-        low: Low::new(),
-        birth: Birth::default(),
-        brokers: Brokers::default(),
-        owed: Owed::default(),
+        in_flight: InFlight::new(watermark.clone(), metrics.clone()),
+        main_resolver: Resolver::new((LaneName::Main, config.reading), &abandoned, &stuck),
+        slow_resolver: Resolver::new((LaneName::Slow, config.reading), &abandoned, &stuck),
+        readiness,
+        heal_state: HealState::new(&config, watermark),
         waiting: AtomicU32::new(0),
-        knows_other_steps: AtomicBool::new(false),
         metrics,
         event_log: EventLog::default(),
-        report_changed: Notify::new(),
         config,
     });
     let background = CancellationToken::new();
     let _ends_background = background.clone().drop_guard();
-    tokio::spawn(reload::watch(Arc::clone(&shared), background.clone()));
-    tokio::spawn(upkeep::run(Arc::clone(&shared), background.clone()));
-    tokio::spawn(again::run(Arc::clone(&shared), background.clone()));
-    tokio::spawn(owed::run(Arc::clone(&shared), background.clone()));
-    tokio::spawn(samples::run(Arc::clone(&shared), background.clone()));
-    let mut reporter = Reporter::new(&shared, readiness.clone());
-    let healer = Healer::new(&shared, readiness.clone());
-    let sessions = Supervisor::new(&shared, readiness);
+    start_background(&shared, &background);
+    let heals = shared.heals();
+    let mut reporter = Reporter::new(shared.report_subject(), &shared.config.amqp.retry_delays);
+    let healer = Healer::new(heals);
+    let sessions = Supervisor::new(&shared);
     let ended = tokio::select! {
         ended = serve(
             sessions.run(&signals.stop),
-            census::leave(&shared),
+            census::leave(heals),
             after_stop(&signals.stop, grace),
         ) => ended.map_err(StartError::Broker),
         never = reporter.keep() => match never {},
-        never = checkpoint::tick(&shared) => match never {},
+        never = checkpoint::tick(heals) => match never {},
         never = shared.event_log.keep() => match never {},
-        refused = shared.gate.keep(&shared.cache, &healer) => Err(match refused {
-            Unhealed::Redis(outage) => StartError::Redis(outage),
-            Unhealed::Broker(error) => StartError::Broker(error),
-            Unhealed::SharedMarks(cause) => StartError::SharedMarks(cause),
-        }),
+        refused = probe::keep_open(&shared.gate, &shared.cache, &shared.readiness, &healer) => {
+            Err(match refused {
+                Unhealed::Redis(outage) => StartError::Redis(outage),
+                Unhealed::Broker(error) => StartError::Broker(error),
+                Unhealed::SharedMarks(cause) => StartError::SharedMarks(cause),
+            })
+        }
         () = signals.cut.cancelled() => Ok(Ended::Cut),
         never = stop_when(&stuck, &signals.stop) => match never {},
     };
@@ -249,14 +211,39 @@ pub async fn run(
             grace_s = grace.as_secs(),
             "grace period ended: RabbitMQ redelivers the deliveries in flight"
         );
-        checkpoint::give_turn_up(&shared).await;
+        checkpoint::give_turn_up(heals).await;
     }
     shared.event_log.finish();
     reporter.retract().await;
     if let Ok(Ended::Clean) = ended {
-        checkpoint::leave(&shared).await;
+        checkpoint::leave(heals).await;
     }
     if stuck.is_cancelled() { ended.map(|_| Ended::Stuck) } else { ended }
+}
+
+/// Starts the tasks beside the lanes. They run until `stop`.
+fn start_background(shared: &Arc<Shared>, stop: &CancellationToken) {
+    let start = |work: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let stop = stop.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(work).await });
+    };
+    let (of, ends) = (Arc::clone(shared), stop.clone());
+    tokio::spawn(async move {
+        reload::watch(&of.registry, &of.config.registry, &of.metrics, ends).await;
+    });
+    let of = Arc::clone(shared);
+    start(Box::pin(async move { match tag_maintenance::run(of.maintenance()).await {} }));
+    let of = Arc::clone(shared);
+    start(Box::pin(
+        async move { match second_delete::run(&of.cache, &of.gate, &of.registry).await {} },
+    ));
+    let of = Arc::clone(shared);
+    start(Box::pin(async move { heal_beside::run(of.heals()).await }));
+    let of = Arc::clone(shared);
+    start(Box::pin(async move {
+        let state = &of.heal_state;
+        samples::run(&of.config, &of.gate, &state.watermark, &state.history_start).await;
+    }));
 }
 
 /// Runs the sessions to their end, then counts the messages that they leave. If the grace period
@@ -299,51 +286,6 @@ async fn stop_when(stuck: &CancellationToken, stop: &CancellationToken) -> Infal
 async fn after_stop(stop: &CancellationToken, grace: Duration) {
     stop.cancelled().await;
     tokio::time::sleep(grace).await;
-}
-
-impl Live {
-    /// Brings a registry into use.
-    fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
-        let entries = registry.definitions().iter().map(|entry| entry.name.as_str());
-        metrics.set_loaders(loaders.breaker_states());
-        Self {
-            metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),
-            loaders,
-            registry: Arc::new(registry),
-        }
-    }
-}
-
-impl Shared {
-    /// Waits until the first session has begun. Returns true if no queues existed before it.
-    async fn is_first_ever(&self) -> bool {
-        // The sender lives as long as `self`: waiting cannot fail.
-        self.first_ever
-            .subscribe()
-            .wait_for(Option::is_some)
-            .await
-            .is_ok_and(|known| *known == Some(true))
-    }
-
-    /// Learns the secret with which the workers of this Redis sign republished messages.
-    async fn learn_secret(&self) -> Result<(), CommandError> {
-        let secret = self.cache.signing_secret(self.signer.secret().as_deref()).await?;
-        self.signer.learn(&secret);
-        Ok(())
-    }
-
-    /// Returns the maximum time that a retry message waits, also on another worker's retry
-    /// schedule.
-    fn longest_wait(&self, marks: &Checkpoints) -> Duration {
-        let ours = &self.config.amqp.retry_delays;
-        ours.iter().copied().chain(marks.steps_but(ours)).max().unwrap_or_default()
-    }
-
-    /// Returns how many deliveries of the slow lane may be in flight. The loads have their own
-    /// limits, and some deliveries must wait for them.
-    fn slow_prefetch(&self) -> u16 {
-        u16::try_from(2 * self.config.warm.concurrency + 8).unwrap_or(u16::MAX)
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,15 @@
 //! systems do not all report their changes.
 
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Live, Shared};
+use super::live::{CurrentRegistry, Live};
+use crate::config::RegistryConfig;
 use crate::registry::{self, Diagnostics, LoadOptions, LoadedRegistry, Registry, run_examples};
+use crate::telemetry::Metrics;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -28,13 +29,18 @@ const LOOKS_PER_READ: u64 = 60;
 type Look = Result<registry::FileList, Diagnostics>;
 
 /// Watches the rule files until `stop`.
-pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
-    let mut digest_judged = shared.live.load().registry.digest().to_owned();
+pub(super) async fn watch(
+    current: &CurrentRegistry,
+    config: &RegistryConfig,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) {
+    let mut digest_judged = current.load().registry.digest().to_owned();
     let mut judged: Option<Look> = None;
     let mut seen: Option<Look> = None;
     let mut looks: u64 = 0;
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
-        let options = LoadOptions::for_run(&shared.config.registry);
+        let options = LoadOptions::for_run(config);
         let looked_at = options.clone();
         let Ok(look) = tokio::task::spawn_blocking(move || registry::list_files(&looked_at)).await
         else {
@@ -52,7 +58,7 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
         if let Some(Err(problems)) = &seen {
             if !is_known {
                 error!("the changed registry cannot be read, the last good one stays:\n{problems}");
-                refuse(&shared, problems);
+                refuse(current, metrics, problems);
                 // It is loaded again when it can be read, even if it is unchanged.
                 digest_judged.clear();
             }
@@ -71,15 +77,15 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
         digest_judged = digest;
         let loaded = tokio::task::spawn_blocking(move || load(&options)).await;
         match loaded {
-            Ok(Ok(loaded)) => take(&shared, loaded),
+            Ok(Ok(loaded)) => take(current, metrics, loaded),
             Ok(Err(problems)) => {
                 error!(digest = %digest_judged, "the changed registry does not load, the last good one stays");
                 log_lines(&problems);
-                refuse(&shared, &problems);
+                refuse(current, metrics, &problems);
             }
             Err(panicked) => {
                 error!(digest = %digest_judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
-                refuse(&shared, &panicked);
+                refuse(current, metrics, &panicked);
             }
         }
     }
@@ -92,24 +98,20 @@ fn load(options: &LoadOptions) -> Result<LoadedRegistry, Diagnostics> {
     if failing.is_empty() { Ok(loaded) } else { Err(Diagnostics(failing)) }
 }
 
-fn take(shared: &Shared, loaded: LoadedRegistry) {
-    let loaders = match shared.live.load().loaders.reload(loaded.registry.loaders()) {
+fn take(current: &CurrentRegistry, metrics: &Metrics, loaded: LoadedRegistry) {
+    let loaders = match current.load().loaders.reload(loaded.registry.loaders()) {
         Ok(loaders) => loaders,
         Err(problems) => {
             error!("the changed registry's loaders cannot be used, the last good one stays");
             log_lines(&problems);
-            return refuse(shared, &problems);
+            return refuse(current, metrics, &problems);
         }
     };
     for warning in &loaded.warnings {
         warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     info!(digest = loaded.registry.digest(), "registry reloaded");
-    shared.live.store(Arc::new(Live::new(loaded.registry, loaders, &shared.metrics)));
-    shared.refused_registry.store(None);
-    shared.report_changed.notify_one();
-    // Without a session no routing key is bound now. The next session binds all.
-    shared.reloaded.notify_one();
+    current.replace(Live::new(loaded.registry, loaders, metrics));
 }
 
 /// Logs each line of the problems as a separate record.
@@ -119,8 +121,8 @@ fn log_lines(problems: &impl Display) {
 
 /// Keeps the first line of the first problem for `unstale status`, with its location and cause. The
 /// log has all problems.
-fn refuse(shared: &Shared, problems: &impl Display) {
-    shared.metrics.reload_failed();
+fn refuse(current: &CurrentRegistry, metrics: &Metrics, problems: &impl Display) {
+    metrics.reload_failed();
     let first: String = problems
         .to_string()
         .lines()
@@ -129,6 +131,5 @@ fn refuse(shared: &Shared, problems: &impl Display) {
         .chars()
         .take(CAUSE_MAX_CHARS)
         .collect();
-    shared.refused_registry.store(Some(Arc::new(first)));
-    shared.report_changed.notify_one();
+    current.refuse(first);
 }

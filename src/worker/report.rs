@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-use super::Shared;
-use crate::cache::{CommandError, ReportedWorker, WorkerReport};
+use super::gate::Gate;
+use super::in_flight::InFlight;
+use super::live::CurrentRegistry;
+use crate::cache::{Cache, CommandError, ReportedWorker, WorkerReport};
 use crate::http::Readiness;
 use crate::quantity::format_duration;
 
@@ -21,10 +24,21 @@ const RETRACT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Maximum number of remembered retry steps of other workers.
 const OTHER_RUNGS_MAX: usize = 64;
 
+/// Everything that a report is about, and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subject<'s> {
+    pub(super) cache: &'s Cache,
+    pub(super) gate: &'s Gate,
+    pub(super) registry: &'s CurrentRegistry,
+    pub(super) in_flight: &'s InFlight,
+    pub(super) readiness: &'s Readiness,
+    /// Why the broker does not serve the history.
+    pub(super) history_fault: &'s ArcSwapOption<String>,
+}
+
 /// Keeps one worker's report.
 pub(super) struct Reporter<'s> {
-    shared: &'s Shared,
-    readiness: Readiness,
+    subject: Subject<'s>,
     host: String,
     ladder: Vec<String>,
     /// Retry steps of other workers. A queue of an abandoned retry schedule would be forgotten with
@@ -34,37 +48,30 @@ pub(super) struct Reporter<'s> {
 }
 
 impl<'s> Reporter<'s> {
-    pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
-        let ladder =
-            shared.config.amqp.retry_delays.iter().map(|delay| format_duration(*delay)).collect();
-        Self {
-            shared,
-            readiness,
-            host: host(),
-            ladder,
-            other_rungs: BTreeSet::new(),
-            refused: false,
-        }
+    pub(super) fn new(subject: Subject<'s>, retry_delays: &[Duration]) -> Self {
+        let ladder = retry_delays.iter().map(|delay| format_duration(*delay)).collect();
+        Self { subject, host: host(), ladder, other_rungs: BTreeSet::new(), refused: false }
     }
 
     /// Reports while Redis can be used; never returns.
     pub(super) async fn keep(&mut self) -> Infallible {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut readiness_changed = self.readiness.changes();
+        let Subject { cache, gate, registry, readiness, .. } = self.subject;
+        let mut readiness_changed = readiness.changes();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = readiness_changed() => {}
-                () = self.shared.report_changed.notified() => {}
+                () = registry.changed.notified() => {}
             }
-            self.shared.gate.open().await;
-            match self.shared.cache.report(self.shared.cache.id(), Some(&self.report())).await {
+            gate.open().await;
+            match cache.report(cache.id(), Some(&self.report())).await {
                 Ok(others) => {
                     self.refused = false;
                     self.remember(&others);
                 }
-                Err(CommandError::Outage(outage)) => self.shared.gate.close(&outage),
+                Err(CommandError::Outage(outage)) => gate.close(&outage),
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                     if !std::mem::replace(&mut self.refused, true) {
                         warn!(%cause, "cannot tell Redis of this worker: `unstale status` does not see it");
@@ -79,27 +86,27 @@ impl<'s> Reporter<'s> {
         // A report that is not removed expires by itself.
         let _ = tokio::time::timeout(
             RETRACT_TIMEOUT,
-            self.shared.cache.report(self.shared.cache.id(), None),
+            self.subject.cache.report(self.subject.cache.id(), None),
         )
         .await;
     }
 
     fn report(&self) -> WorkerReport {
-        let (in_flight, oldest) = self.shared.in_flight.now();
+        let (in_flight, oldest) = self.subject.in_flight.now();
         let age =
             oldest.map(|arrived| SystemTime::now().duration_since(arrived).unwrap_or_default());
         WorkerReport {
             host: self.host.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            digest: self.shared.live.load().registry.digest().to_owned(),
-            refused_registry: self.shared.refused_registry.load().as_deref().cloned(),
+            digest: self.subject.registry.load().registry.digest().to_owned(),
+            refused_registry: self.subject.registry.refused(),
             retry_delays: self.ladder.clone(),
             other_retry_delays: self.other_rungs.iter().cloned().collect(),
             in_flight,
             oldest_unsettled_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            not_ready: self.readiness.causes(),
-            history_fault: self.shared.history_fault.load().as_deref().cloned(),
+            not_ready: self.subject.readiness.causes(),
+            history_fault: self.subject.history_fault.load().as_deref().cloned(),
         }
     }
 

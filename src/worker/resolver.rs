@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::account::{Account, Charge};
-use super::batch::Batch;
+use super::batch::Resolved;
+use super::in_flight::Taken;
 use super::intake::Request;
-use super::taken::Taken;
-use super::{Live, Shared};
+use super::live::Live;
+
 use crate::broker::{Delivery, LaneName};
+use crate::event::Reading;
 use crate::reason::Reason;
 use crate::registry::{Budget, Spent};
 
@@ -53,6 +55,7 @@ const INLINE_BODY_MAX_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Resolver {
     lane: LaneName,
+    reading: Reading,
     account: Account,
     threads: Threads,
 }
@@ -61,7 +64,7 @@ pub(super) struct Resolver {
 #[derive(Debug)]
 pub(super) enum FirstLook {
     /// All of them are read.
-    Done(Batch),
+    Done(Resolved),
     /// One delivery, which needs more than a batch may take in the loop.
     Heavy(Heavy),
 }
@@ -99,7 +102,7 @@ impl Resolver {
     /// Returns the resolver of a lane. Abandoned threads are counted over both lanes, and `ends` is
     /// cancelled when there are too many.
     pub(super) fn new(
-        lane: LaneName,
+        (lane, reading): (LaneName, Reading),
         abandoned: &Arc<AtomicUsize>,
         ends: &CancellationToken,
     ) -> Self {
@@ -109,7 +112,7 @@ impl Resolver {
             abandoned: Arc::clone(abandoned),
             ends: ends.clone(),
         };
-        Self { lane, account: Account::default(), threads }
+        Self { lane, reading, account: Account::default(), threads }
     }
 
     /// Returns true if the deliveries in flight leave room for more.
@@ -119,16 +122,7 @@ impl Resolver {
 
     /// Reads as many deliveries as a batch may take in the loop. Returns the others too, to be read
     /// next.
-    pub(super) fn read(
-        &self,
-        shared: &Shared,
-        deliveries: Vec<Delivery>,
-    ) -> (FirstLook, Vec<Delivery>) {
-        self.first_look(shared, Taken::new(shared, deliveries))
-    }
-
-    fn first_look(&self, shared: &Shared, mut taken: Taken) -> (FirstLook, Vec<Delivery>) {
-        let live = shared.live.load_full();
+    pub(super) fn read(&self, live: Arc<Live>, mut taken: Taken) -> (FirstLook, Vec<Delivery>) {
         let allowance = Budget::with_limits(INLINE_WORK, INLINE_BYTES);
         let mut requests = Vec::with_capacity(taken.deliveries.len());
         let mut body_bytes = 0;
@@ -137,8 +131,7 @@ impl Resolver {
             if body_bytes > INLINE_BODY_BYTES || delivery.body().len() > INLINE_BODY_MAX_BYTES {
                 break;
             }
-            let request =
-                Request::of(delivery, &live, shared.config.reading, self.lane, &allowance);
+            let request = Request::of(delivery, &live, self.reading, self.lane, &allowance);
             if allowance.is_spent() {
                 break;
             }
@@ -149,25 +142,25 @@ impl Resolver {
             return (FirstLook::Heavy(Heavy { taken, live }), left);
         }
         let charge = self.account.charge(allowance.spent_bytes());
-        (FirstLook::Done(Batch::new(taken, requests, live, charge)), left)
+        (FirstLook::Done(Resolved::new(taken, requests, live, charge)), left)
     }
 
     /// Reads one delivery, in the loop or on another thread.
-    pub(super) async fn read_one(&self, shared: &Shared, taken: Taken) -> Batch {
-        match self.first_look(shared, taken).0 {
+    pub(super) async fn read_one(&self, live: Arc<Live>, taken: Taken) -> Resolved {
+        match self.read(live, taken).0 {
             FirstLook::Done(batch) => batch,
-            FirstLook::Heavy(heavy) => self.read_apart(shared, heavy).await,
+            FirstLook::Heavy(heavy) => self.read_apart(heavy).await,
         }
     }
 
     /// Reads one delivery on another thread, within the budget of an event. Never fails: an event
     /// that misses its deadline is dead-lettered.
-    pub(super) async fn read_apart(&self, shared: &Shared, Heavy { taken, live }: Heavy) -> Batch {
+    pub(super) async fn read_apart(&self, Heavy { taken, live }: Heavy) -> Resolved {
         let delivery = &taken.deliveries[0];
         let body_bytes = delivery.body().len();
         let mut charge: Charge =
             self.account.reserve(Budget::for_bytes(body_bytes).bytes_limit()).await;
-        let (reading, lane) = (shared.config.reading, self.lane);
+        let (reading, lane) = (self.reading, self.lane);
         // A clone: the thread may keep it for ever.
         let (its_delivery, its_live) = (delivery.clone(), Arc::clone(&live));
         let read = self.threads.run(body_bytes, move |budget| {
@@ -189,7 +182,7 @@ impl Resolver {
                 Request::unread(delivery, Reason::Unresolvable, error)
             }
         };
-        Batch::new(taken, vec![request], live, charge)
+        Resolved::new(taken, vec![request], live, charge)
     }
 }
 

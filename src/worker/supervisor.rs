@@ -2,18 +2,24 @@
 //! supervisor builds a new one.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::low::Look;
-use super::suspects::{self, Suspects, Until, WoundDown};
-use super::window::Window;
+use super::heal_state::HealState;
+use super::lane_end::{LaneEnd, Until};
+use super::live::CurrentRegistry;
+use super::low_watermark::Look;
+use super::pipeline::Pipeline;
+use super::prefetch_ramp::PrefetchRamp;
+use super::republish::Publisher;
+use super::shared::Shared;
+use super::suspected_poison::{self, SuspectedPoison, WoundDown};
 use super::yielding::Yielding;
-use super::{LaneEnd, Shared, census, copies, healing, main_lane, mend, slow_lane};
+use super::{broker_objects, census, heal_record, main_lane, slow_lane};
 use crate::backoff::Backoff;
 use crate::broker::{
     BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
@@ -21,7 +27,7 @@ use crate::broker::{
 };
 use crate::cache::CommandError;
 use crate::http::Readiness;
-use crate::telemetry::mentioned_if_slow;
+use crate::telemetry::{Metrics, mentioned_if_slow};
 
 /// Minimum time that a session lasts before its end resets the back-off. A shorter session may end
 /// again at once.
@@ -48,7 +54,6 @@ const LAST_SAVE: Duration = Duration::from_secs(1);
 /// Opens sessions until a stop is requested.
 pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
-    readiness: Readiness,
     /// True after the first session. Before it a refusal ends the worker, afterwards it leads to
     /// back-off.
     stood_before: bool,
@@ -66,10 +71,9 @@ pub(super) struct Supervisor<'s> {
 }
 
 impl<'s> Supervisor<'s> {
-    pub(super) fn new(shared: &'s Shared, readiness: Readiness) -> Self {
+    pub(super) fn new(shared: &'s Shared) -> Self {
         Self {
             shared,
-            readiness,
             stood_before: false,
             careful: false,
             saw_deletion: false,
@@ -85,10 +89,12 @@ impl<'s> Supervisor<'s> {
         let ended = self.sessions(stop).await;
         // A stopping worker saves a noticed deletion now, unless Redis holds it already.
         self.saw_deletion |= self.deletion_seen.take();
-        if (self.saw_deletion || self.shared.owed.is_unsaved()) && self.shared.gate.is_open() {
+        if (self.saw_deletion || self.shared.heal_state.owed.is_unsaved())
+            && self.shared.gate.is_open()
+        {
             let _in_time = tokio::time::timeout(
                 LAST_SAVE,
-                mend::owe_what_was_deleted(self.shared, &mut self.saw_deletion),
+                self.shared.heal_state.owed.owe_what_was_deleted(&mut self.saw_deletion),
             )
             .await;
         }
@@ -103,7 +109,7 @@ impl<'s> Supervisor<'s> {
             let cause = match opened {
                 Ok(session) => {
                     self.logged_cause = None;
-                    mend::began(self.shared, &session, !self.stood_before);
+                    broker_objects::began(&self.shared.heal_state, &session, !self.stood_before);
                     self.stood_before = true;
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
@@ -142,7 +148,7 @@ impl<'s> Supervisor<'s> {
             };
             let wait = backoff.next_delay(fastrand::f64());
             self.log_cause(&cause, wait);
-            self.readiness.set_consuming(Err(cause.into()));
+            self.shared.readiness.set_consuming(Err(cause.into()));
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 break;
             }
@@ -151,7 +157,7 @@ impl<'s> Supervisor<'s> {
     }
 
     async fn open(&self) -> Result<Session, BrokerError> {
-        let routing_keys = self.shared.live.load().registry.routing_keys().to_vec();
+        let routing_keys = self.shared.registry.load().registry.routing_keys().to_vec();
         let start = if self.stood_before { Start::Again } else { Start::First };
         let opening = Session::open_noting(
             &self.shared.config.amqp,
@@ -199,20 +205,20 @@ impl<'s> Supervisor<'s> {
     ) -> Result<LaneEnd, SessionEnded> {
         let ended = self.run_lanes(&session, stop).await;
         if !matches!(ended, Ok(LaneEnd::Stopped)) {
-            self.shared.low.session_ended();
+            self.shared.heal_state.watermark.session_ended();
         }
         self.shared.in_flight.session_ended();
-        self.readiness.beats_no_more();
+        self.shared.readiness.beats_no_more();
         // A lost connection and a requeue by this worker raise redelivery counts. They are no sign
         // of poison.
-        self.shared.survivors.session_ended(match &ended {
+        self.shared.in_flight.forgive_dropped(match &ended {
             Ok(_) => true,
             Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
         });
         self.shared.metrics.set_paused("broker", false);
         // The next session determines this anew.
-        self.readiness.set_objects(Ok(()));
-        self.readiness.set_consuming(Err("no session with RabbitMQ".into()));
+        self.shared.readiness.set_objects(Ok(()));
+        self.shared.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in flight is settled"),
             Ok(LaneEnd::GaveBack) => {
@@ -233,49 +239,55 @@ impl<'s> Supervisor<'s> {
     ) -> Result<LaneEnd, SessionEnded> {
         let shared = self.shared;
         if !shared.gate.is_open() {
-            self.readiness.set_consuming(Err(
+            self.shared.readiness.set_consuming(Err(
                 "RabbitMQ answers; nothing is consumed until Redis takes writes".into(),
             ));
         }
-        if !redis_awaited(shared, &self.readiness, session, stop, &mut self.saw_deletion).await? {
+        if !redis_awaited(shared, session, stop, &mut self.saw_deletion).await? {
             return Ok(LaneEnd::Stopped);
         }
         if !self.compared {
             let mut watch = session.watch();
             let compared = tokio::select! {
                 biased;
-                compared = stop.run_until_cancelled(census::compare(shared)) => compared,
+                compared = stop.run_until_cancelled(census::compare(shared.heals())) => compared,
                 ended = watch.ended() => return Err(ended),
             };
             match compared {
                 Some(Ok(())) => self.compared = true,
                 // Redis is out. The next session waits for it at its start.
-                Some(Err(error)) => return Err(SessionEnded::new(healing::outage(error).cause)),
+                Some(Err(error)) => {
+                    return Err(SessionEnded::new(heal_record::outage(error).cause));
+                }
                 None => return Ok(LaneEnd::Stopped),
             }
         }
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
-        let main_publisher =
-            copies::Publisher::new(session.publisher().await?, session.names().clone());
-        let slow_publisher =
-            copies::Publisher::new(session.publisher().await?, session.names().clone());
+        let republishing = shared.republishing();
+        let publisher = |channel| Publisher::new(channel, session.names().clone(), republishing);
+        let main_publisher = publisher(session.publisher().await?);
+        let slow_publisher = publisher(session.publisher().await?);
+        let main_settler = shared.settler(&main_publisher);
+        let slow_settler = shared.settler(&slow_publisher);
+        let main_pipeline = shared.pipeline(LaneName::Main, &main_settler);
+        let slow_pipeline = shared.pipeline(LaneName::Slow, &slow_settler);
         let careful = std::mem::take(&mut self.careful);
-        self.readiness.set_consuming(Ok(()));
+        self.shared.readiness.set_consuming(Ok(()));
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = lanes(shared, (&mut main, &main_publisher), (&mut slow, &slow_publisher), careful, stop) => end,
+            end = lanes(shared, (&mut main, main_pipeline), (&mut slow, slow_pipeline), careful, stop) => end,
             ended = watch.ended() => Err(ended),
-            ended = bind(shared, session) => Err(ended),
-            never = tell_of_alarms(shared, alarms) => match never {},
-            never = look(shared, session.looker()) => match never {},
-            never = mend::keep(shared, &self.readiness, session) => match never {},
+            ended = bind(&shared.registry, session) => Err(ended),
+            never = log_alarms(&shared.metrics, alarms) => match never {},
+            never = look(&shared.heal_state, &shared.waiting, session.looker()) => match never {},
+            never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
         };
         for lane in [&mut main, &mut slow] {
             // Deliveries that arrived before the end are still in the buffer.
             let _ = lane.take_in();
-            shared.survivors.note(lane.not_given_out());
+            shared.in_flight.drop_unread(lane.not_given_out());
         }
         let end = end?;
         if end == LaneEnd::GaveBack {
@@ -289,7 +301,10 @@ impl<'s> Supervisor<'s> {
 impl Drop for Supervisor<'_> {
     /// Logs an error where a noticed deletion is not saved, also after a cut or a failed start.
     fn drop(&mut self) {
-        if self.saw_deletion || self.deletion_seen.is_noted() || self.shared.owed.is_unsaved() {
+        if self.saw_deletion
+            || self.deletion_seen.is_noted()
+            || self.shared.heal_state.owed.is_unsaved()
+        {
             error!(
                 "the worker ends before Redis holds that a heal is owed, after a queue or the exchange was deleted: events may be in the \
                  history alone; apply them with `unstale replay`"
@@ -302,24 +317,23 @@ impl Drop for Supervisor<'_> {
 /// time they wound down for suspected poison messages.
 async fn lanes(
     shared: &Shared,
-    (main, main_publisher): (&mut Lane, &copies::Publisher),
-    (slow, slow_publisher): (&mut Lane, &copies::Publisher),
+    (main, main_pipeline): (&mut Lane, Pipeline<'_>),
+    (slow, slow_pipeline): (&mut Lane, Pipeline<'_>),
     careful: bool,
     stop: &CancellationToken,
 ) -> Result<LaneEnd, SessionEnded> {
-    let mut window = Window::new(&shared.config.amqp, careful);
+    let mut window = PrefetchRamp::new(&shared.config.amqp, careful);
     let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
     loop {
         let (wind_down, yielding) = (stop.child_token(), Yielding::default());
-        let mut in_main = Suspects::new(&wind_down);
+        let mut in_main = SuspectedPoison::new(&wind_down);
         let end = both(
-            shared,
-            main_lane::run(shared, main, main_publisher, window, &yielding, stop, &mut in_main),
+            &shared.readiness,
+            main_lane::run(shared, main, main_pipeline, window, &yielding, stop, &mut in_main),
             slow_side(
-                shared,
                 slow,
-                slow_publisher,
-                slow_after,
+                slow_pipeline,
+                (shared.slow_prefetch(), slow_after),
                 &yielding,
                 Until { no_more: &wind_down, stop },
             ),
@@ -332,42 +346,41 @@ async fn lanes(
             WoundDown {
                 name: LaneName::Main,
                 lane: &mut *main,
-                publisher: main_publisher,
+                pipeline: main_pipeline,
                 suspects: in_main.into_found(),
             },
             WoundDown {
                 name: LaneName::Slow,
                 lane: &mut *slow,
-                publisher: slow_publisher,
+                pipeline: slow_pipeline,
                 suspects: Vec::new(),
             },
         ];
         let until = Until { no_more: stop, stop };
         let end = tokio::select! {
-            end = suspects::handle(shared, lanes, until) => end?,
-            never = beat(shared) => match never {},
+            end = suspected_poison::handle(lanes, until) => end?,
+            never = beat(&shared.readiness) => match never {},
         };
         if end == LaneEnd::GaveBack || stop.is_cancelled() {
             return Ok(end);
         }
-        (window, slow_after) = (Window::new(&shared.config.amqp, true), Duration::ZERO);
+        (window, slow_after) = (PrefetchRamp::new(&shared.config.amqp, true), Duration::ZERO);
     }
 }
 
 /// Runs the slow lane until it must wind down. Handles each suspected poison message that it finds
 /// alone in this lane.
 async fn slow_side(
-    shared: &Shared,
     lane: &mut Lane,
-    publisher: &copies::Publisher,
-    mut after: Duration,
+    pipeline: Pipeline<'_>,
+    (prefetch, mut after): (u16, Duration),
     yielding: &Yielding,
     until: Until<'_>,
 ) -> Result<LaneEnd, SessionEnded> {
     loop {
         let wind_down = until.no_more.child_token();
-        let mut found = Suspects::new(&wind_down);
-        let end = slow_lane::run(shared, lane, publisher, after, until, &mut found).await?;
+        let mut found = SuspectedPoison::new(&wind_down);
+        let end = slow_lane::run(lane, pipeline, (prefetch, after), until, &mut found).await?;
         if end == LaneEnd::GaveBack || !found.any() {
             return Ok(end);
         }
@@ -376,10 +389,10 @@ async fn slow_side(
         let lanes = [WoundDown {
             name: LaneName::Slow,
             lane: &mut *lane,
-            publisher,
+            pipeline,
             suspects: found.into_found(),
         }];
-        let end = suspects::handle(shared, lanes, until).await?;
+        let end = suspected_poison::handle(lanes, until).await?;
         if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
             return Ok(end);
         }
@@ -388,9 +401,9 @@ async fn slow_side(
 }
 
 /// Reports once a second that the loop runs; never returns.
-async fn beat(shared: &Shared) -> Infallible {
+async fn beat(readiness: &Readiness) -> Infallible {
     loop {
-        shared.readiness.beat();
+        readiness.beat();
         tokio::time::sleep(LOOKS).await;
     }
 }
@@ -399,7 +412,6 @@ async fn beat(shared: &Shared) -> Infallible {
 /// event is lost during an outage. Returns false when a stop is requested.
 async fn redis_awaited(
     shared: &Shared,
-    readiness: &Readiness,
     session: &Session,
     stop: &CancellationToken,
     saw_deletion: &mut bool,
@@ -409,9 +421,9 @@ async fn redis_awaited(
         biased;
         usable = stop.run_until_cancelled(redis_usable(shared, saw_deletion)) => Ok(usable.is_some()),
         ended = watch.ended() => Err(ended),
-        ended = bind(shared, session) => Err(ended),
+        ended = bind(&shared.registry, session) => Err(ended),
         ended = missing(session.looker()) => Err(ended),
-        never = mend::keep(shared, readiness, session) => match never {},
+        never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
     }
 }
 
@@ -420,8 +432,8 @@ async fn redis_awaited(
 async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
     loop {
         shared.gate.open().await;
-        match shared.learn_secret().await {
-            Ok(()) => return mend::owe_what_was_deleted(shared, saw_deletion).await,
+        match broker_objects::learn_secret(&shared.cache, &shared.signer).await {
+            Ok(()) => return shared.heal_state.owed.owe_what_was_deleted(saw_deletion).await,
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                 warn!(%cause, "the signing secret cannot be had from Redis: nothing is consumed");
@@ -440,10 +452,10 @@ async fn missing(mut looker: Looker<'_>) -> SessionEnded {
 }
 
 /// Binds the routing keys of each newer registry. Returns when that fails.
-async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
+async fn bind(registry: &CurrentRegistry, session: &Session) -> SessionEnded {
     loop {
-        shared.reloaded.notified().await;
-        let routing_keys = shared.live.load().registry.routing_keys().to_vec();
+        registry.replaced.notified().await;
+        let routing_keys = registry.load().registry.routing_keys().to_vec();
         match session.bind(&routing_keys).await {
             Ok(rebound) if rebound.left_bound.is_empty() => {
                 info!(added = ?rebound.added, "bound the registry's routing keys")
@@ -458,37 +470,37 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
 }
 
 /// Looks at the queues once a second; never returns.
-async fn look(shared: &Shared, mut looker: Looker<'_>) -> Infallible {
+async fn look(state: &HealState, waiting: &AtomicU32, mut looker: Looker<'_>) -> Infallible {
     // Retry queues have no consumers. During an election a queue with messages looks empty.
     let mut retries_empty_since: Option<std::time::Instant> = None;
     loop {
         let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
         // An unanswered look does not show that a queue is empty.
         if let Some(Waiting { main, slow, retries }) =
-            looker.waiting(shared.low.waits_for_retries()).await
+            looker.waiting(state.watermark.waits_for_retries()).await
         {
             // This worker does not look at the queues of other workers' retry steps.
             let are_all_empty =
-                retries == Some(0) && !shared.knows_other_steps.load(Ordering::Relaxed);
+                retries == Some(0) && !state.knows_other_steps.load(Ordering::Relaxed);
             retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
             let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
-            shared.low.looked(Look {
+            state.watermark.looked(Look {
                 began,
                 main_empty: main.is_empty(),
                 slow_empty: slow.is_empty(),
                 retries_empty_since: believed,
             });
-            shared.waiting.store(main.ready, Ordering::Relaxed);
+            waiting.store(main.ready, Ordering::Relaxed);
         }
         tokio::time::sleep(LOOKS).await;
     }
 }
 
 /// Logs whenever the broker begins or ceases to accept messages; never returns.
-async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible {
+async fn log_alarms(metrics: &Metrics, mut watch: SessionWatch) -> Infallible {
     loop {
         let blocked = watch.blocked_changed().await;
-        shared.metrics.set_paused("broker", blocked);
+        metrics.set_paused("broker", blocked);
         if blocked {
             warn!(
                 "RabbitMQ blocked publishing (memory or disk alarm): retries and dead letters wait"
@@ -502,7 +514,7 @@ async fn tell_of_alarms(shared: &Shared, mut watch: SessionWatch) -> Infallible 
 /// Waits for both lanes. Returns at once the end of the first lane that did not end cleanly,
 /// otherwise the end of the slower lane.
 async fn both(
-    shared: &Shared,
+    readiness: &Readiness,
     main: impl Future<Output = Result<LaneEnd, SessionEnded>>,
     slow: impl Future<Output = Result<LaneEnd, SessionEnded>>,
 ) -> Result<LaneEnd, SessionEnded> {
@@ -515,7 +527,7 @@ async fn both(
         (LaneEnd::GaveBack, _) => Ok(first),
         (LaneEnd::Stopped, true) => tokio::select! {
             end = slow => end,
-            never = beat(shared) => match never {},
+            never = beat(readiness) => match never {},
         },
         (LaneEnd::Stopped, false) => main.await,
     }

@@ -2,36 +2,46 @@
 //! back.
 
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded};
-use crate::worker::Shared;
+use crate::http::Readiness;
+use crate::worker::low_watermark::Watermark;
+use crate::worker::pipeline::Pipeline;
 use crate::worker::resolver::{FirstLook, Heavy};
-use crate::worker::suspects::Suspects;
-use crate::worker::unread::Unread;
+use crate::worker::suspected_poison::SuspectedPoison;
+use crate::worker::unread_deliveries::UnreadDeliveries;
 
 /// The lane, and the cover of the deliveries that it has not handed out.
 pub(super) struct Arrivals<'l> {
     pub(super) lane: &'l mut Lane,
-    unread: Unread,
+    pipeline: Pipeline<'l>,
+    watermark: &'l Watermark,
+    readiness: &'l Readiness,
+    unread: UnreadDeliveries,
 }
 
 impl<'l> Arrivals<'l> {
     /// Returns the arrivals of a lane.
-    pub(super) fn new(lane: &'l mut Lane) -> Self {
-        Self { lane, unread: Unread::default() }
+    pub(super) fn new(
+        lane: &'l mut Lane,
+        pipeline: Pipeline<'l>,
+        watermark: &'l Watermark,
+        readiness: &'l Readiness,
+    ) -> Self {
+        Self { lane, pipeline, watermark, readiness, unread: UnreadDeliveries::default() }
     }
 
     /// Reports that the loop runs. Counts and covers the deliveries in the connection's buffer.
-    pub(super) fn beat(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
-        shared.readiness.beat();
+    pub(super) fn beat(&mut self) -> Result<(), SessionEnded> {
+        self.readiness.beat();
         self.lane.take_in()?;
-        self.unread.are_only(&shared.low, self.lane.not_given_out());
-        self.count(shared);
+        self.unread.are_only(self.watermark, self.lane.not_given_out());
+        self.count();
         Ok(())
     }
 
     /// Counts the deliveries in flight and returns their number.
-    pub(super) fn count(&self, shared: &Shared) -> usize {
+    pub(super) fn count(&self) -> usize {
         let in_flight = self.lane.in_flight();
-        shared.in_flight.set(LaneName::Main, in_flight);
+        self.pipeline.in_flight.set(LaneName::Main, in_flight);
         in_flight
     }
 
@@ -46,26 +56,26 @@ impl<'l> Arrivals<'l> {
     /// Returns `None` if all of them are suspected poison messages.
     pub(super) fn read(
         &mut self,
-        shared: &Shared,
-        suspects: &mut Suspects<'_>,
+        suspects: &mut SuspectedPoison<'_>,
         mut arrived: Vec<Delivery>,
     ) -> Option<FirstLook> {
-        self.count(shared);
-        suspects.take_from(shared, &mut arrived);
+        self.count();
+        let Pipeline { in_flight, resolver, registry, .. } = self.pipeline;
+        suspects.take_from(in_flight, &mut arrived);
         if arrived.is_empty() {
             return None;
         }
-        let (read, left) = shared.main_resolver.read(shared, arrived);
-        self.unread.put_back(&shared.low, &left);
+        let (read, left) = resolver.read(registry.load_full(), in_flight.take(arrived));
+        self.unread.put_back(self.watermark, &left);
         self.lane.put_back(left);
         Some(read)
     }
 
     /// Puts back a delivery that is not to be read now. The lane hands it out again before all
     /// others.
-    pub(super) fn put_back(&mut self, shared: &Shared, heavy: Heavy) {
+    pub(super) fn put_back(&mut self, heavy: Heavy) {
         // Covers it first, so that it is covered all the time.
-        self.unread.put_back(&shared.low, heavy.deliveries());
+        self.unread.put_back(self.watermark, heavy.deliveries());
         self.lane.put_back(heavy.into_deliveries());
     }
 
@@ -83,9 +93,9 @@ impl<'l> Arrivals<'l> {
     }
 
     /// Notifies the low watermark if no delivery is left unread.
-    pub(super) fn note_if_all_read(&mut self, shared: &Shared) -> Result<(), SessionEnded> {
+    pub(super) fn note_if_all_read(&mut self) -> Result<(), SessionEnded> {
         if self.lane.all_read()? {
-            shared.low.all_read();
+            self.watermark.all_read();
         }
         Ok(())
     }

@@ -5,134 +5,102 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
-use super::arrivals::Arrivals;
-use super::settled::Settled;
-use super::{BEAT, SettledBatch};
-use crate::broker::{SessionEnded, Tag};
-use crate::cache::Outage;
-use crate::worker::batch::Batch;
-use crate::worker::in_order::InOrder;
+use super::{BEAT, MainLane};
+use crate::broker::SessionEnded;
+use crate::worker::batch::{Applied, NotApplied, Resolved};
 use crate::worker::resolver::FirstLook;
-use crate::worker::suspects::Suspects;
-use crate::worker::taken::Taken;
-use crate::worker::{Shared, copies};
 
 /// Maximum time republished messages have to be confirmed before everything else is requeued.
 const SETTLE_BEFORE_REQUEUE: Duration = Duration::from_secs(5);
 
-/// Batches that wait for the end of an outage.
-pub(super) struct HeldBack<'h> {
-    pub(super) outage: &'h Outage,
-    /// When the first of them failed.
-    pub(super) since: tokio::time::Instant,
-    pub(super) batches: &'h mut VecDeque<Batch>,
-    /// True if more deliveries are taken meanwhile, for their deletions.
-    pub(super) takes: bool,
-}
+/// The prefetch by which the lane acknowledges during an outage: each settled batch at once.
+const AT_ONCE: u16 = 0;
 
-/// Waits for Redis, and meanwhile settles batches that were applied before the outage. Returns
-/// false if the held batches are to be requeued. By then every batch that can be settled is
-/// settled, otherwise its messages would be republished twice.
-pub(super) async fn hold<F>(
-    shared: &Shared,
-    arrivals: &mut Arrivals<'_>,
-    settling: &mut InOrder<F>,
-    settled: &mut Settled,
-    HeldBack { outage, since, batches, mut takes }: HeldBack<'_>,
-    stop: &CancellationToken,
-    suspects: &mut Suspects<'_>,
-) -> Result<bool, SessionEnded>
-where
-    F: Future<Output = Result<SettledBatch, SessionEnded>>,
-{
-    let mut beats = tokio::time::interval(BEAT);
-    if outage.out_of_memory {
-        takes &= delete_now(shared, batches).await;
-    }
-    let opened = {
-        let mut opens = pin!(shared.gate.hold(stop, outage, since));
-        loop {
-            let takes_now = takes && shared.main_resolver.has_room();
-            tokio::select! {
-                biased;
-                batch = settling.next(), if !settling.is_empty() => {
-                    settled.note(arrivals.lane, &batch?, suspects, 0)?;
-                    arrivals.count(shared);
-                }
-                _ = beats.tick() => arrivals.beat(shared)?,
-                opened = &mut opens => break opened,
-                arrived = arrivals.next_or_end(takes_now, shared.config.batch) => {
-                    match arrivals.read(shared, suspects, arrived?) {
-                        None => {}
-                        Some(FirstLook::Done(mut batch)) => {
-                            takes = batch.delete_now(shared).await;
-                            batches.push_back(batch);
-                        }
-                        // It may need room that only the held batches can free. Deliveries behind
-                        // it wait too.
-                        Some(FirstLook::Heavy(heavy)) => {
-                            takes = false;
-                            arrivals.put_back(shared, heavy);
+impl MainLane<'_, '_> {
+    /// Waits for Redis, and meanwhile settles batches that were applied before the outage. Returns
+    /// false if the held batches are to be requeued. By then every batch that can be settled is
+    /// settled, otherwise its messages would be republished twice.
+    pub(super) async fn hold(&mut self, failed: NotApplied) -> Result<bool, SessionEnded> {
+        let NotApplied { mut batch, outage } = failed;
+        self.acknowledge_all()?;
+        self.pipeline.gate.close(&outage);
+        batch.met(&outage);
+        self.hold_all_behind(batch).await;
+        let since = *self.held_since.get_or_insert_with(tokio::time::Instant::now);
+        // A delivery that is read on another thread precedes all that would be taken.
+        let mut takes = outage.out_of_memory && !self.stopping && self.reading.is_empty();
+        if outage.out_of_memory {
+            takes &= self.delete_now().await;
+        }
+        let mut beats = tokio::time::interval(BEAT);
+        let opened = {
+            let mut opens = pin!(self.pipeline.gate.hold(self.stop, &outage, since));
+            loop {
+                let takes_now = takes && self.pipeline.resolver.has_room();
+                tokio::select! {
+                    biased;
+                    batch = self.settling.next(), if !self.settling.is_empty() => {
+                        self.acknowledge(&batch?, AT_ONCE)?;
+                        self.arrivals.count();
+                    }
+                    _ = beats.tick() => self.arrivals.beat()?,
+                    opened = &mut opens => break opened,
+                    arrived = self.arrivals.next_or_end(takes_now, self.shared.config.batch) => {
+                        match self.arrivals.read(self.suspects, arrived?) {
+                            None => {}
+                            Some(FirstLook::Done(mut batch)) => {
+                                takes = batch.delete_now(self.pipeline.cache).await;
+                                self.waiting.push_back(batch);
+                            }
+                            // It may need room that only the held batches can free. Deliveries
+                            // behind it wait too.
+                            Some(FirstLook::Heavy(heavy)) => {
+                                takes = false;
+                                self.arrivals.put_back(heavy);
+                            }
                         }
                     }
                 }
             }
-        }
-    };
-    if !opened {
-        // An alarm of the broker may block this for ever.
-        let settle_all = async {
-            while !settling.is_empty() {
-                settled.note(arrivals.lane, &settling.next().await?, suspects, 0)?;
-            }
-            Ok::<(), SessionEnded>(())
         };
-        tokio::time::timeout(SETTLE_BEFORE_REQUEUE, settle_all).await.unwrap_or(Ok(()))?;
-    }
-    Ok(opened)
-}
-
-/// Deletes the keys that held batches delete. Returns true if Redis accepted all deletions.
-async fn delete_now(shared: &Shared, batches: &mut VecDeque<Batch>) -> bool {
-    // A batch may warm a key that a later batch deletes early.
-    batches.iter_mut().for_each(Batch::note_tried);
-    for batch in batches {
-        // Each attempt at a silent server takes seconds.
-        if !batch.delete_now(shared).await {
-            return false;
+        if !opened {
+            // An alarm of the broker may block this for ever.
+            let settle_all = async {
+                while !self.settling.is_empty() {
+                    let batch = self.settling.next().await?;
+                    self.acknowledge(&batch, AT_ONCE)?;
+                }
+                Ok::<(), SessionEnded>(())
+            };
+            tokio::time::timeout(SETTLE_BEFORE_REQUEUE, settle_all).await.unwrap_or(Ok(()))?;
         }
+        Ok(opened)
     }
-    true
-}
 
-/// Settles one delivery by itself. Returns `None` if it is to be requeued, since Redis is away.
-pub(in crate::worker) async fn handle(
-    shared: &Shared,
-    publisher: &copies::Publisher,
-    stop: &CancellationToken,
-    taken: Taken,
-) -> Result<Option<Tag>, SessionEnded> {
-    let mut batch = shared.main_resolver.read_one(shared, taken).await;
-    let mut held_since = None;
-    loop {
-        match batch.apply(shared).await {
-            Ok(unsettled) => {
-                batch.settle(shared, publisher, &unsettled).await?;
-                return Ok(batch.last_tag());
-            }
-            Err(outage) => {
-                shared.gate.close(&outage);
-                batch.not_applied(&outage);
-                if outage.out_of_memory {
-                    batch.delete_now(shared).await;
-                }
-                let since = *held_since.get_or_insert_with(tokio::time::Instant::now);
-                if !shared.gate.hold(stop, &outage, since).await {
-                    return Ok(None);
-                }
+    /// Puts a batch before all waiting ones, and behind it the batches that were sent after it.
+    /// They are applied again behind it, which keeps the order.
+    async fn hold_all_behind(&mut self, first: Resolved) {
+        let mut held = VecDeque::from([first]);
+        while !self.applying.is_empty() {
+            held.push_back(match self.applying.next().await {
+                Ok(applied) => Applied::again(applied),
+                Err(not_applied) => not_applied.batch,
+            });
+        }
+        held.append(&mut self.waiting);
+        self.waiting = held;
+    }
+
+    /// Deletes the keys that held batches delete. Returns true if Redis accepted all deletions.
+    async fn delete_now(&mut self) -> bool {
+        // A batch may warm a key that a later batch deletes early.
+        self.waiting.iter_mut().for_each(Resolved::note_tried);
+        for batch in &mut self.waiting {
+            // Each attempt at a silent server takes seconds.
+            if !batch.delete_now(self.pipeline.cache).await {
+                return false;
             }
         }
+        true
     }
 }

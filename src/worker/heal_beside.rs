@@ -1,0 +1,236 @@
+//! Runs heals beside live workers, which is safe at any time.
+//!
+//! - Owed heals: the history could not be read when they were due, or events went to the history
+//!   alone.
+//! - Heals by the rules of this worker, after another worker healed by its own rules.
+//!
+//! Heals before the gate opens are in `healing.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, warn};
+
+use super::heal_record::{LEFT_OUT, details, outage};
+use super::heal_state::Heals;
+use super::live::Live;
+use super::owed_heals::OwedHeals;
+use crate::cache::{Cache, Checkpoints, FieldChange, HealFrom, HealTurn, Outage, OwedHeal};
+use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
+
+/// Time between two attempts at a heal.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Time before an owed heal that Redis did not accept is saved again.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Saves and does the owed heals; never returns unless this worker does not heal. Saving does not
+/// wait for a heal, which may read days of history. A crash must not forget an owed heal, and
+/// nothing is consumed until Redis holds it.
+pub(super) async fn run(heals: Heals<'_>) {
+    let Heals { cache, gate, state, .. } = heals;
+    let owed = &state.owed;
+    if !heals.config.heals() {
+        return;
+    }
+    let save = async {
+        loop {
+            gate.open().await;
+            match save_once(owed, cache).await {
+                Ok(()) => owed.unsaved.notified().await,
+                Err(outage) => {
+                    debug!(cause = %outage, "Redis does not hold yet that a heal is owed");
+                    let _ = tokio::time::timeout(SAVE_AGAIN, owed.unsaved.notified()).await;
+                }
+            }
+        }
+    };
+    let pay = async {
+        loop {
+            gate.open().await;
+            pay_if_due(heals).await;
+            let _ = tokio::time::timeout(AGAIN, owed.due.notified()).await;
+        }
+    };
+    tokio::join!(save, pay);
+}
+
+/// Saves in Redis each owed heal that it does not hold yet, then asks for the heal.
+async fn save_once(owed: &OwedHeals, cache: &Cache) -> Result<(), Outage> {
+    while let Some(unsaved) = owed.change(|state| state.unsaved.clone()) {
+        cache.owe_heal(&unsaved).await.map_err(outage)?;
+        owed.change(|state| {
+            (state.any, state.tried_at) = (true, None);
+            if state.unsaved.as_ref() == Some(&unsaved) {
+                state.unsaved = None;
+            }
+        });
+        owed.saved.notify_waiters();
+        owed.due.notify_one();
+        warn!(cause = %unsaved.cause, from = %unsaved.from, "the history is applied again beside the events that come");
+    }
+    Ok(())
+}
+
+/// Does the heals that are due.
+async fn pay_if_due(heals: Heals<'_>) {
+    let owed = &heals.state.owed;
+    let due = owed.change(|state| {
+        let due = state.tried_at.is_none_or(|at| at.elapsed() >= AGAIN);
+        if due && (state.any || state.by_other_rules) {
+            state.tried_at = Some(Instant::now());
+            true
+        } else {
+            false
+        }
+    });
+    if due && let Err(cause) = pay(heals).await {
+        let is_news =
+            owed.change(|state| state.logged.replace(cause.clone()).as_ref() != Some(&cause));
+        if is_news {
+            error!(%cause, retry_in_s = AGAIN.as_secs(), "a heal is owed and cannot be done: `unstale status` says what to do");
+        }
+    }
+}
+
+/// Takes the turn to heal beside live workers, and heals.
+///
+/// # Errors
+/// Returns the cause for which the heal is still owed.
+async fn pay(heals: Heals<'_>) -> Result<(), String> {
+    let Heals { config, registry, state, .. } = heals;
+    let owed = &state.owed;
+    let redis = |outage: Outage| outage.cause;
+    // A heal that an outage of Redis interrupted.
+    let before = owed.change(|state| state.healing.clone());
+    if let Some(before) = before {
+        before.probe().await.map_err(redis)?;
+        owed.stop_healing().await;
+    }
+    let cache = Cache::connect(&config.redis, &config.amqp.queue)
+        .map_err(|error| error.to_string())?
+        .healing_beside();
+    cache.probe().await.map_err(redis)?;
+    let HealTurn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)?
+    else {
+        return Ok(());
+    };
+    let cache = Arc::new(cache);
+    owed.change(|state| state.healing = Some(Arc::clone(&cache)));
+    let live = registry.load_full();
+    let result = match Work::of(&marks, &live) {
+        None => Ok(None),
+        Some(work) => perform(heals, &live, &cache, &marks, &work).await.map(Some),
+    };
+    let changes =
+        result.as_ref().map_or_else(|_| Vec::new(), |done| done.clone().unwrap_or_default());
+    if result.is_err() {
+        owed.stop_healing().await;
+    }
+    cache.end_heal_beside(&changes).await.map_err(outage).map_err(redis)?;
+    owed.change(|state| {
+        state.healing = None;
+        if !changes.is_empty() {
+            (state.any, state.by_other_rules, state.tried_at, state.logged) =
+                (false, false, None, None);
+        }
+    });
+    result.map(drop)
+}
+
+/// A heal beside live workers.
+#[derive(Debug)]
+struct Work {
+    /// True if the heal was owed; false if it was done by other rules alone.
+    is_owed: bool,
+    from: HealFrom,
+    /// The offset behind everything that must be applied again, if it is known.
+    end_offset: Option<u64>,
+    /// Changes that note the heal as done.
+    changes: Vec<FieldChange>,
+}
+
+impl Work {
+    /// Returns the heal that must be done by those rules, if any.
+    fn of(marks: &Checkpoints, live: &Live) -> Option<Self> {
+        let owed = marks.owed();
+        if let Some(OwedHeal { from, .. }) = &owed.all {
+            return Some(Self {
+                is_owed: true,
+                from: *from,
+                end_offset: None,
+                changes: owed.paid(),
+            });
+        }
+        let unhealed = marks.unhealed_by(live.registry.digest())?;
+        Some(Self {
+            is_owed: false,
+            from: unhealed.from,
+            end_offset: unhealed.end_offset,
+            changes: unhealed.changes,
+        })
+    }
+}
+
+/// Heals, and returns the changes that note the heal as done.
+///
+/// # Errors
+/// Returns the cause for which the heal must still be done.
+async fn perform(
+    heals: Heals<'_>,
+    live: &Live,
+    cache: &Cache,
+    marks: &Checkpoints,
+    work: &Work,
+) -> Result<Vec<FieldChange>, String> {
+    let Heals { config, metrics, state, .. } = heals;
+    let digest = live.registry.digest();
+    let (why, name) = if work.is_owed {
+        ("a heal was owed", "owed")
+    } else {
+        ("other workers healed by other rules than ours", "rules")
+    };
+    let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
+    let (from, began) = (progress.from, Instant::now());
+    let mut guard = HealGuard::begin(config, cache, progress);
+    guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
+    guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
+    info!(%from, "{why}: applying the history again beside the events that come");
+    let known = state.watermark.newest_sample();
+    let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
+    let judged = match healed {
+        Ok(healed) => state.history_start.judge(config, marks, (from, known), healed).await,
+        not_healed => not_healed,
+    };
+    match judged {
+        Ok(Healed::Applied { events, effects, begin, complete, end, passed_over }) => {
+            metrics.healed();
+            info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");
+            if !passed_over.is_empty() {
+                error!(offsets = ?passed_over, "{LEFT_OUT}");
+            } else if !complete {
+                warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
+            }
+            let mut changes = work.changes.clone();
+            if work.is_owed {
+                changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
+            }
+            changes.extend(
+                details(marks, (begin, work.end_offset), complete, passed_over)
+                    .map(|details| details.note()),
+            );
+            Ok(changes)
+        }
+        Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
+            error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
+            Ok(work.changes.clone())
+        }
+        Ok(Healed::NoHistory) => Err(
+            "there is no history: a worker declares it again, and what the old one held is gone"
+                .to_owned(),
+        ),
+        Err(NotHealed::Redis(outage)) => Err(outage.cause),
+        Err(NotHealed::Broker(error)) => Err(error.to_string()),
+        Err(NotHealed::History(cause)) => Err(cause),
+    }
+}

@@ -1,0 +1,134 @@
+//! Remembers when the history was declared anew. A heal from an earlier time is incomplete, since
+//! the stream holds nothing of that time. Each worker remembers it, and saves it in Redis for the
+//! others.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use jiff::Timestamp;
+
+use super::heal_record::now_ms;
+use crate::broker::{BrokerError, History};
+use crate::cache::{Cache, Checkpoints, CommandError, HealFrom};
+use crate::config::{AmqpConfig, Config};
+use crate::ops::heal::{Healed, NotHealed, window};
+
+/// The time of the history's declaration, as far as this worker knows.
+#[derive(Debug, Default)]
+pub(super) struct HistoryStart {
+    /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
+    born_ms: AtomicU64,
+    /// True if the last look found no history.
+    is_missing: AtomicBool,
+}
+
+impl HistoryStart {
+    /// Notes that the history was declared anew just now.
+    pub(super) fn is_now(&self) {
+        self.learn(now_ms());
+    }
+
+    /// Notes whether the history was missing just now. A history that exists later holds nothing
+    /// from before.
+    pub(super) fn looked(&self, is_missing: bool) {
+        if self.is_missing.swap(is_missing, Ordering::Relaxed) || is_missing {
+            self.is_now();
+        }
+    }
+
+    fn learn(&self, born_ms: u64) {
+        self.born_ms.fetch_max(born_ms, Ordering::Relaxed);
+    }
+
+    fn is_after(&self, from: HealFrom) -> bool {
+        let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
+    }
+
+    /// Reads the time from the checkpoints, and saves it if they have an earlier one, also after
+    /// Redis went back.
+    pub(super) async fn note(
+        &self,
+        cache: &Cache,
+        marks: &Checkpoints,
+    ) -> Result<(), CommandError> {
+        let held = marks.history_born_ms();
+        self.learn(held);
+        let born_ms = self.born_ms.load(Ordering::Relaxed);
+        if held < born_ms { cache.note_history_birth(born_ms).await } else { Ok(()) }
+    }
+
+    /// Returns the result of a heal. It is incomplete if the history was declared anew since.
+    /// `known`: an offset that the history had before the heal began.
+    ///
+    /// # Errors Returns [`NotHealed`] if the nodes that were read lag behind another node. The heal
+    /// must then go on.
+    pub(super) async fn judge(
+        &self,
+        config: &Config,
+        marks: &Checkpoints,
+        (from, known): (HealFrom, Option<u64>),
+        healed: Healed,
+    ) -> Result<Healed, NotHealed> {
+        self.learn(marks.history_born_ms());
+        if let Healed::Applied { end, .. } = &healed
+            && let Some(known) = known
+            && *end <= known
+        {
+            if end_of_all(&config.amqp).await? > known {
+                return Err(BrokerError::Unreachable(
+                    "the history's nodes that answered lag behind".into(),
+                )
+                .into());
+            }
+            self.is_now();
+        }
+        let is_cut = self.is_after(from.or_window(window(config), Timestamp::now()));
+        Ok(if is_cut { healed.cut() } else { healed })
+    }
+}
+
+/// Returns the offset behind the history, from the node that is furthest.
+async fn end_of_all(amqp: &AmqpConfig) -> Result<u64, BrokerError> {
+    let mut history = History::connect(amqp).await?;
+    let survey = history.survey(&[]).await;
+    history.close().await;
+    Ok(survey?.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_that_was_missing_is_new_when_it_exists_again() {
+        let birth = HistoryStart::default();
+        let born_ms = || birth.born_ms.load(Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 0);
+        birth.looked(true);
+        assert!(born_ms() > 0, "even if this worker does not see it come back");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert!(born_ms() > 1, "it came back since the last look");
+        birth.born_ms.store(1, Ordering::Relaxed);
+        birth.looked(false);
+        assert_eq!(born_ms(), 1);
+    }
+
+    #[test]
+    fn a_heal_from_before_the_history_is_not_complete() {
+        let from = |ms: i64| HealFrom {
+            offset: Some(0),
+            time: Some(Timestamp::from_millisecond(ms).unwrap()),
+        };
+        let birth = HistoryStart::default();
+        assert!(!birth.is_after(from(0)), "it has been there all the time");
+        birth.learn(1_000);
+        birth.learn(500);
+        assert!(birth.is_after(from(999)) && !birth.is_after(from(1_000)));
+        assert!(
+            !birth.is_after(HealFrom { offset: Some(5), time: None }),
+            "an offset of this stream"
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! Runs second deletes, which protect readers without leases. This worker runs those that are due,
+//! including those that other workers scheduled.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::drain;
+use super::gate::Gate;
+use super::live::CurrentRegistry;
+use crate::cache::{Cache, CommandError, new_token};
+
+/// Time between two looks, and so the maximum delay of a second delete.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time between two looks if no rule of the registry asks for second deletes. An older registry may
+/// have asked.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time before the next look after Redis refused the command, since rights change rarely.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+
+/// Runs due second deletes; never returns.
+pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) -> Infallible {
+    let token = new_token();
+    let mut refused = None;
+    loop {
+        gate.open().await;
+        let pause = match pass(cache, &token).await {
+            Ok(true) => Duration::ZERO,
+            Ok(false) if registry.load().registry.has_second_deletes() => INTERVAL,
+            Ok(false) => IDLE_INTERVAL,
+            Err(CommandError::Outage(outage)) => {
+                gate.close(&outage);
+                Duration::ZERO
+            }
+            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                if refused.as_ref() != Some(&cause) && registry.load().registry.has_second_deletes()
+                {
+                    warn!(%cause, "second passes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");
+                }
+                refused = Some(cause);
+                REFUSED_PAUSE
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Runs the second deletes that are due now, as many as one call does. Returns true if there may be
+/// more.
+async fn pass(cache: &Cache, token: &str) -> Result<bool, CommandError> {
+    let passes = cache.run_second_deletes(token).await?;
+    drain::log_lost(passes.lost);
+    for cause in &passes.failed {
+        warn!(%cause, "a second pass failed");
+    }
+    if !passes.due.is_empty() {
+        debug!(targets = passes.due.len(), "deleted a second time");
+    }
+    Ok(!passes.due.is_empty())
+}

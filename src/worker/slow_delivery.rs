@@ -1,0 +1,109 @@
+//! Settles one delivery of the slow lane: everything that one round trip can do, then each load and
+//! each drain of a big tag.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::batch::{Applied, NotApplied, PartlyApplied, Resolved};
+use super::drain::drain;
+use super::in_flight::Taken;
+use super::lane_end::Until;
+use super::pipeline::Pipeline;
+use super::warm::{self, Tokens};
+use crate::broker::{SessionEnded, Tag};
+use crate::cache::Outage;
+use crate::plan::{self, EffectOutcome, EffectRef};
+use crate::registry::Action;
+
+/// Settles one delivery. Returns `None` if it is to be requeued, since Redis is away.
+pub(super) async fn handle(
+    pipeline: Pipeline<'_>,
+    until: Until<'_>,
+    taken: Taken,
+) -> Result<Option<Tag>, SessionEnded> {
+    let mut batch = pipeline.resolver.read_one(pipeline.registry.load_full(), taken).await;
+    let mut tokens = Tokens::new();
+    let mut held_since = None;
+    loop {
+        let was_suspected = batch.is_suspected();
+        let NotApplied { batch: mut held, outage } =
+            match apply(pipeline, batch, &tokens, until).await {
+                Ok(applied) => return Ok(applied.settle(pipeline.settler).await?.last_tag()),
+                Err(not_applied) => not_applied,
+            };
+        pipeline.gate.close(&outage);
+        held.met(&outage);
+        if was_suspected && outage.broke_checkpoint {
+            held.give_up(0);
+        }
+        let since = *held_since.get_or_insert_with(Instant::now);
+        if !pipeline.gate.hold(until.stop, &outage, since).await {
+            return Ok(None);
+        }
+        tokens.renew();
+        batch = held;
+    }
+}
+
+/// Does everything that the delivery asks for.
+async fn apply(
+    pipeline: Pipeline<'_>,
+    batch: Resolved,
+    tokens: &Tokens,
+    until: Until<'_>,
+) -> Result<Applied, NotApplied> {
+    let partly = batch.apply_quick_part(pipeline.cache).await?;
+    match finish_all(pipeline, &partly, tokens, until).await {
+        Ok(unfinished) => Ok(partly.applied(unfinished)),
+        Err(outage) => Err(partly.not_applied(outage)),
+    }
+}
+
+/// Finishes the slow effects at once. Returns those that are unfinished after all.
+async fn finish_all(
+    pipeline: Pipeline<'_>,
+    partly: &PartlyApplied,
+    tokens: &Tokens,
+    until: Until<'_>,
+) -> Result<Vec<(u32, EffectOutcome)>, Outage> {
+    let mut unfinished = Vec::new();
+    let mut pending: FuturesUnordered<_> = partly
+        .slow()
+        .iter()
+        .map(|position| finish(pipeline, partly, *position, tokens, until))
+        .collect();
+    while let Some(finished) = pending.next().await {
+        unfinished.extend(finished?);
+    }
+    Ok(unfinished)
+}
+
+/// Finishes one effect, and returns its outcome if it is unfinished. If no more may begin, longer
+/// work is left to a slow lane, of another worker or later of this one.
+async fn finish(
+    pipeline: Pipeline<'_>,
+    partly: &PartlyApplied,
+    position: u32,
+    tokens: &Tokens,
+    until: Until<'_>,
+) -> Result<Option<(u32, EffectOutcome)>, Outage> {
+    let contents = partly.contents();
+    let effect = &contents.requests[0].resolution.effects[position as usize];
+    let slot = EffectRef { event: 0, position };
+    let outcome = match &effect.action {
+        Action::Warm(warm) => {
+            warm::fill(pipeline, contents, (&effect.target, warm), &tokens.of(position), until)
+                .await?
+        }
+        Action::InvalidateTag => drain(pipeline.cache, &contents.live, effect, until).await?,
+        // No worker sends these to the slow lane. A message made by hand may ask for them.
+        Action::Delete | Action::BumpVersion | Action::Expire(_) | Action::Write(_) => {
+            let mut plan = plan::Batch::new(pipeline.cache.tag_prefix(), 1);
+            plan.push_retried(slot, effect);
+            let mut applied = pipeline.cache.apply(&plan.finish()).await?;
+            applied.unsettled.pop().map(|(_, outcome)| outcome)
+        }
+    };
+    Ok(outcome.map(|outcome| (position, contents.named(slot, outcome))))
+}
