@@ -100,12 +100,17 @@ impl Delivery {
     /// Returns the redelivery count, which includes the count of a republished message; `None` the
     /// first time.
     pub fn redelivery_count(&self) -> Option<u64> {
-        let before = self
-            .header(header::REDELIVERED)
-            .filter(|_| self.origin.is_republished())
-            .and_then(integer);
-        let before = before.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        if !self.redelivered && !self.origin.is_republished() {
+            return None;
+        }
+        let before = if self.origin.is_republished() { self.redelivered_before() } else { 0 };
         (self.redelivered || before > 0).then(|| self.delivery_count().saturating_add(before))
+    }
+
+    /// Returns the count that a republished message carries.
+    fn redelivered_before(&self) -> u64 {
+        let count = self.header(header::REDELIVERED).and_then(integer);
+        count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
     }
 
     /// Excludes that many deliveries from [`in_vain`](Self::in_vain).

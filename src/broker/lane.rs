@@ -26,6 +26,9 @@ static EPOCH: AtomicU64 = AtomicU64::new(0);
 /// Larger deliveries wait for the next batch, so that the prefetch adapts before much more arrives.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// Number of deliveries for which room is made at once.
+const BATCH_ROOM: usize = 256;
+
 /// Queue of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LaneName {
@@ -116,7 +119,6 @@ impl Lane {
         // lapin ends the stream when the broker has confirmed, after all earlier deliveries.
         while let Some(arrived) = consumer.next().await {
             let delivery = arrived.map_err(|error| self.acker.signal.end(error))?;
-            let delivery = self.read(delivery);
             self.keep(delivery);
         }
         Ok(())
@@ -136,13 +138,17 @@ impl Lane {
     /// # Errors
     /// When the session is over.
     pub fn take_in(&mut self) -> Result<(), SessionEnded> {
-        while let Some(next) =
-            self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
-        {
-            let delivery = self.arrived(next)?;
-            self.keep(delivery);
-        }
+        self.left_over.reserve(BATCH_ROOM);
+        while self.take_in_one()? {}
         Ok(())
+    }
+
+    /// Takes in the next delivery if it has arrived, and returns whether it had.
+    fn take_in_one(&mut self) -> Result<bool, SessionEnded> {
+        let Some(consumer) = &mut self.consumer else { return Ok(false) };
+        let Some(next) = consumer.next().now_or_never() else { return Ok(false) };
+        self.arrived(next)?;
+        Ok(true)
     }
 
     /// Takes back the deliveries that were given out last, in order. They are given out again
@@ -159,15 +165,32 @@ impl Lane {
         self.left_over.iter()
     }
 
-    fn keep(&mut self, delivery: Delivery) {
-        self.left_over_bytes += delivery.body().len();
-        self.left_over.push_back(delivery);
+    fn keep(&mut self, delivery: lapin::message::Delivery) {
+        self.newest = delivery.delivery_tag;
+        self.left_over_bytes += delivery.data.len();
+        // Deliveries are large, so one is made where it stays.
+        self.left_over.push_back(Delivery::new(self.acker.epoch, delivery));
+        if let Some(delivery) = self.left_over.back_mut() {
+            self.origins.establish(delivery);
+        }
     }
 
-    fn give_out(&mut self) -> Option<Delivery> {
-        let delivery = self.left_over.pop_front()?;
-        self.left_over_bytes -= delivery.body().len();
-        Some(delivery)
+    /// Gives out the first deliveries: at most `max`, up to the one that reaches [`BATCH_BYTES`].
+    fn give_out(&mut self, max: usize) -> Vec<Delivery> {
+        let (mut count, mut bytes) = (0, 0);
+        while count < max
+            && bytes < BATCH_BYTES
+            && let Some(next) = self.left_over.get(count)
+        {
+            bytes += next.body().len();
+            count += 1;
+        }
+        self.left_over_bytes -= bytes;
+        if count < self.left_over.len() {
+            return self.left_over.drain(..count).collect();
+        }
+        // The buffer itself becomes the batch, without a move of each delivery.
+        std::mem::take(&mut self.left_over).into()
     }
 
     /// Returns whether deliveries were taken in that [`next_batch`](Self::next_batch) has not given
@@ -181,14 +204,7 @@ impl Lane {
     /// # Errors
     /// When the session is over.
     pub fn all_read(&mut self) -> Result<bool, SessionEnded> {
-        if self.left_over.is_empty()
-            && let Some(next) =
-                self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
-        {
-            let delivery = self.arrived(next)?;
-            self.keep(delivery);
-        }
-        Ok(self.left_over.is_empty())
+        Ok(self.left_over.is_empty() && !self.take_in_one()?)
     }
 
     /// Waits for a delivery, and returns it with the others that have arrived.
@@ -219,6 +235,9 @@ impl Lane {
         let max = max.max(1);
         // A cancelled consumer delivers nothing more to the rest that it left.
         let is_enough = |count| count > 0 && (count >= max || enough(count));
+        if self.left_over.is_empty() {
+            self.left_over.reserve(max.min(BATCH_ROOM));
+        }
         while !is_enough(self.left_over.len())
             && self.left_over_bytes < BATCH_BYTES
             && !(self.consumer.is_none() && self.has_left_over())
@@ -230,34 +249,13 @@ impl Lane {
                 ended = self.ended.wait_for(Option::is_some) => return Err(cause(ended.ok().as_deref())),
                 arrived = consumer.next() => arrived,
             };
-            let delivery = self.arrived(next)?;
-            self.keep(delivery);
+            self.arrived(next)?;
         }
-        let mut batch: Vec<Delivery> = Vec::with_capacity(max.min(256));
-        let mut body_bytes = 0;
-        while batch.len() < max && body_bytes < BATCH_BYTES {
-            let delivery = match self.give_out() {
-                Some(delivery) => delivery,
-                None => {
-                    let Some(next) =
-                        self.consumer.as_mut().and_then(|consumer| consumer.next().now_or_never())
-                    else {
-                        break;
-                    };
-                    match self.arrived(next) {
-                        Ok(delivery) => delivery,
-                        Err(ended) => {
-                            // These deliveries had arrived, and the caller has not seen them.
-                            self.put_back(batch);
-                            return Err(ended);
-                        }
-                    }
-                }
-            };
-            body_bytes += delivery.body().len();
-            batch.push(delivery);
-        }
-        Ok(batch)
+        while self.left_over.len() < max
+            && self.left_over_bytes < BATCH_BYTES
+            && self.take_in_one()?
+        {}
+        Ok(self.give_out(max))
     }
 
     /// Notes that the queue answered a request made at `asked`.
@@ -284,22 +282,24 @@ impl Lane {
             self.acker.channel.basic_get(self.queue.clone(), BasicGetOptions { no_ack: false });
         let got = answered(got).await.map_err(|ended| self.acker.signal.end(ended))?;
         self.answered_since(asked);
-        Ok(got.map(|message| self.read(message.delivery)))
+        Ok(got.map(|message| {
+            self.newest = message.delivery.delivery_tag;
+            let mut delivery = Delivery::new(self.acker.epoch, message.delivery);
+            self.origins.establish(&mut delivery);
+            delivery
+        }))
     }
 
-    fn read(&mut self, delivery: lapin::message::Delivery) -> Delivery {
-        self.newest = delivery.delivery_tag;
-        let mut delivery = Delivery::new(self.acker.epoch, delivery);
-        self.origins.establish(&mut delivery);
-        delivery
-    }
-
+    /// Keeps a delivery that has arrived, for [`next_batch`](Self::next_batch).
     fn arrived(
         &mut self,
         next: Option<lapin::Result<lapin::message::Delivery>>,
-    ) -> Result<Delivery, SessionEnded> {
+    ) -> Result<(), SessionEnded> {
         match next {
-            Some(Ok(delivery)) => Ok(self.read(delivery)),
+            Some(Ok(delivery)) => {
+                self.keep(delivery);
+                Ok(())
+            }
             Some(Err(error)) => Err(self.acker.signal.end(error)),
             None => {
                 let why = format!(
@@ -329,9 +329,8 @@ impl Lane {
                     return self.acker.signal.end(SessionEnded::new("the broker closed the channel"));
                 }
             };
-            match self.arrived(next) {
-                Ok(delivery) => self.keep(delivery),
-                Err(ended) => return ended,
+            if let Err(ended) = self.arrived(next) {
+                return ended;
             }
         }
     }

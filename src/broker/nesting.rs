@@ -9,6 +9,14 @@
 //!
 //! The layout is that of AMQP 0-9-1, sections 4.2.3 (frames), 4.2.5.5 (tables) and 4.2.6
 //! (properties), with RabbitMQ's own types of values.
+//!
+//! - `fields.rs`: the layout of methods and properties.
+//! - `plain.rs`: recognizes frames that need no repair, which are almost all.
+
+mod fields;
+mod plain;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
@@ -18,6 +26,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::greeting::Greeting;
 use super::short_text::Mending;
+use fields::{Field, PROPERTIES, fields_of};
 
 /// Maximum nesting of tables and arrays in headers.
 pub(super) const LEVELS_MAX: usize = 64;
@@ -27,59 +36,13 @@ const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
 
 /// Bytes that name a method: its class and its number.
-const METHOD_HEAD_BYTES: u64 = 4;
+const METHOD_HEAD_BYTES: usize = 4;
 
 /// Bytes of a frame's head: type, channel, size of the payload.
-const FRAME_HEAD_BYTES: u32 = 7;
+const FRAME_HEAD_BYTES: usize = 7;
 
 /// Bytes before the properties: class, weight, size of the body. The flags follow.
-const CONTENT_HEAD_BYTES: u32 = 12;
-
-/// Part of a method, or a property.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
-    /// Field of that many bytes.
-    Fixed(u8),
-    /// Short text.
-    Text,
-    /// Headers.
-    Headers,
-}
-
-/// Properties of a message, from the highest bit of the flags on.
-const PROPERTIES: [Field; 14] = [
-    Field::Text,     // content type
-    Field::Text,     // content encoding
-    Field::Headers,  // headers
-    Field::Fixed(1), // delivery mode
-    Field::Fixed(1), // priority
-    Field::Text,     // correlation id
-    Field::Text,     // reply to
-    Field::Text,     // expiration
-    Field::Text,     // message id
-    Field::Fixed(8), // timestamp
-    Field::Text,     // type
-    Field::Text,     // user id
-    Field::Text,     // app id
-    Field::Text,     // cluster id
-];
-
-/// Returns the fields of a method, up to the last text that other programs may write.
-fn fields_of(method: u32) -> &'static [Field] {
-    const DELIVERED: [Field; 4] = [Field::Text, Field::Fixed(9), Field::Text, Field::Text];
-    const RETURNED: [Field; 4] = [Field::Fixed(2), Field::Text, Field::Text, Field::Text];
-    match (method >> 16, method & 0xffff) {
-        // basic.deliver: consumer tag; delivery tag and whether redelivered; exchange; routing key.
-        (60, 60) => &DELIVERED,
-        // basic.get-ok: the same without the consumer tag.
-        (60, 71) => &DELIVERED[1..],
-        // basic.return: code; words; exchange; routing key.
-        (60, 50) => &RETURNED,
-        // connection.close and channel.close: code; words, which the broker cuts at 255 bytes.
-        (10, 50) | (20, 40) => &RETURNED[..2],
-        _ => &[],
-    }
-}
+const CONTENT_HEAD_BYTES: usize = 12;
 
 /// Stream whose frames are nested no deeper than lapin can read.
 #[derive(Debug)]
@@ -228,7 +191,7 @@ impl Default for Frames {
     fn default() -> Self {
         Self {
             part: Part::FrameHead,
-            left: FRAME_HEAD_BYTES.into(),
+            left: FRAME_HEAD_BYTES as u64,
             number: 0,
             size: 0,
             at: 0,
@@ -246,6 +209,10 @@ impl Frames {
     /// Scans the next bytes of the connection, flattens too deep nesting, and repairs short texts.
     fn level(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
+            if self.is_at_frame() {
+                let plain_bytes = plain::frames(bytes);
+                bytes = &mut std::mem::take(&mut bytes)[plain_bytes..];
+            }
             let taken = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             let (part, rest) = std::mem::take(&mut bytes).split_at_mut(taken);
             bytes = rest;
@@ -268,6 +235,11 @@ impl Frames {
         }
     }
 
+    /// Returns whether the next byte is the first one of a frame.
+    fn is_at_frame(&self) -> bool {
+        self.part == Part::FrameHead && self.left == FRAME_HEAD_BYTES as u64
+    }
+
     fn is_number(&self) -> bool {
         !matches!(
             self.part,
@@ -287,8 +259,8 @@ impl Frames {
             Part::FrameHead => {
                 (self.size, self.at) = (number & 0xffff_ffff, 0);
                 match (number >> 48) as u8 {
-                    CONTENT_HEADER => self.begin(Part::ContentHead, CONTENT_HEAD_BYTES.into()),
-                    METHOD => self.begin(Part::MethodHead, METHOD_HEAD_BYTES),
+                    CONTENT_HEADER => self.begin(Part::ContentHead, CONTENT_HEAD_BYTES as u64),
+                    METHOD => self.begin(Part::MethodHead, METHOD_HEAD_BYTES as u64),
                     _ => self.rest(),
                 }
             }
@@ -344,7 +316,7 @@ impl Frames {
             Part::Rest => {
                 self.depth = 0;
                 self.part = Part::FrameHead;
-                self.left = FRAME_HEAD_BYTES.into();
+                self.left = FRAME_HEAD_BYTES as u64;
             }
         }
     }
@@ -394,202 +366,5 @@ impl Frames {
     fn rest(&mut self) {
         self.part = Part::Rest;
         self.left = self.size.saturating_sub(self.at) + 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Returns a frame with that payload.
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![kind, 0, 1];
-        frame.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-        frame.extend(payload);
-        frame.push(0xce);
-        frame
-    }
-
-    /// Returns a content header with a content type and these headers.
-    fn content_header(headers: &[u8]) -> Vec<u8> {
-        let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
-        payload.extend((1u16 << 15 | 1 << 13 | 1 << 12).to_be_bytes());
-        payload.extend([4, b'j', b's', b'o', b'n']);
-        payload.extend(u32::try_from(headers.len()).unwrap().to_be_bytes());
-        payload.extend(headers);
-        payload.push(2);
-        frame(CONTENT_HEADER, &payload)
-    }
-
-    fn nested(value_type: u8, levels: usize) -> Vec<u8> {
-        let mut value = vec![b't', 1];
-        for _ in 0..levels {
-            let inner = if value_type == b'F' { [&[1, b'k'][..], &value].concat() } else { value };
-            value = [&[value_type][..], &u32::try_from(inner.len()).unwrap().to_be_bytes(), &inner]
-                .concat();
-        }
-        value
-    }
-
-    fn member(value: &[u8]) -> Vec<u8> {
-        [&[1, b'h'][..], value].concat()
-    }
-
-    /// Returns how deep the values of a table or array are nested, as lapin would read them.
-    fn depth(mut bytes: &[u8], is_table: bool) -> usize {
-        let mut deepest = 0;
-        while !bytes.is_empty() {
-            if is_table {
-                bytes = &bytes[1 + usize::from(bytes[0])..];
-            }
-            let (value_type, rest) = (bytes[0], &bytes[1..]);
-            let fixed = match value_type {
-                b'V' => 0,
-                b't' | b'b' | b'B' => 1,
-                b's' | b'U' | b'u' => 2,
-                b'I' | b'i' | b'f' => 4,
-                b'D' => 5,
-                b'L' | b'l' | b'd' | b'T' => 8,
-                _ => {
-                    let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
-                    if matches!(value_type, b'A' | b'F') {
-                        deepest = deepest.max(1 + depth(&rest[4..4 + length], value_type == b'F'));
-                    }
-                    4 + length
-                }
-            };
-            bytes = &rest[fixed..];
-        }
-        deepest
-    }
-
-    fn headers_of(content_header: &[u8]) -> &[u8] {
-        let from = 7 + 14 + 5 + 4;
-        &content_header[from..content_header.len() - 2]
-    }
-
-    /// Scans the bytes in pieces of that size.
-    fn levelled(bytes: &[u8], piece: usize) -> Vec<u8> {
-        let mut frames = Frames::default();
-        let mut bytes = bytes.to_vec();
-        for piece in bytes.chunks_mut(piece) {
-            frames.level(piece);
-        }
-        assert_eq!((frames.part, frames.left), (Part::FrameHead, 7), "it ends where a frame does");
-        bytes
-    }
-
-    #[test]
-    fn a_value_beyond_the_limit_becomes_bytes_and_nothing_else_changes() {
-        for value_type in [b'A', b'F'] {
-            for (levels, expected) in [
-                (1, 1),
-                (LEVELS_MAX - 1, LEVELS_MAX - 1),
-                (LEVELS_MAX, LEVELS_MAX - 1),
-                (9_000, LEVELS_MAX - 1),
-            ] {
-                let beside = [
-                    member(b"S\0\0\0\x02hi"),
-                    member(&nested(value_type, levels)),
-                    member(b"V"),
-                    member(&[b't', 0]),
-                ]
-                .concat();
-                let stream =
-                    [frame(1, b"deliver"), content_header(&beside), frame(3, b"{}"), frame(8, b"")]
-                        .concat();
-                for piece in [1, 7, 1_000, usize::MAX] {
-                    let found = levelled(&stream, piece);
-                    let header = &found[15..];
-                    assert_eq!(
-                        depth(headers_of(&header[..header.len() - 10 - 8]), true),
-                        expected,
-                        "{levels} levels"
-                    );
-                    let changed =
-                        found.iter().zip(&stream).filter(|(found, sent)| found != sent).count();
-                    assert_eq!(
-                        changed,
-                        usize::from(levels > expected),
-                        "{levels} levels in pieces of {piece}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_type_of_value_is_passed_over() {
-        let values: [&[u8]; 13] = [
-            b"V",
-            b"t1",
-            b"b1",
-            b"B1",
-            b"s12",
-            b"U12",
-            b"u12",
-            b"I1234",
-            b"f1234",
-            b"D12345",
-            b"l12345678",
-            b"T12345678",
-            b"x\0\0\0\x01A",
-        ];
-        let before: Vec<u8> = values.iter().flat_map(|value| member(value)).collect();
-        let headers = [before, member(&nested(b'A', 500))].concat();
-        let found = levelled(&content_header(&headers), 3);
-        assert_eq!(depth(headers_of(&found), true), LEVELS_MAX - 1);
-    }
-
-    /// Returns a short text.
-    fn short(text: &[u8]) -> Vec<u8> {
-        [&[u8::try_from(text.len()).unwrap()][..], text].concat()
-    }
-
-    #[test]
-    fn every_short_text_becomes_utf_8() {
-        let bad = short(b"\xff.\xc3");
-        let mended = short(b"?.?");
-        let stream = |text: &[u8]| {
-            let delivered = [&[0; 9][..], text, text].concat();
-            let inner = [text, b"t\x01"].concat();
-            let inner = [&[0, 0, 0, 6][..], &inner].concat();
-            let headers = [text, b"F", &inner, text, b"S\0\0\0\x01\xff"].concat();
-            let mut header = vec![0; 12];
-            header.extend(0xfffc_u16.to_be_bytes());
-            header.extend([text, text].concat());
-            header.extend(u32::try_from(headers.len()).unwrap().to_be_bytes());
-            header.extend([&headers[..], &[2, 255], text, text, text, text, &[255; 8]].concat());
-            header.extend([text, text, text, text].concat());
-            [
-                frame(METHOD, &[&[0, 60, 0, 60][..], text, &delivered].concat()),
-                frame(CONTENT_HEADER, &header),
-                frame(3, b"\xff\xfe"),
-                frame(METHOD, &[&[0, 60, 0, 71][..], &delivered, &[0; 4]].concat()),
-                frame(METHOD, &[&[0, 60, 0, 50, 1, 56][..], text, text, text].concat()),
-                frame(METHOD, &[&[0, 20, 0, 40, 1, 150][..], text, &[0; 4]].concat()),
-                frame(METHOD, &[&[0, 10, 0, 50, 1, 150][..], text, &[0; 4]].concat()),
-                frame(METHOD, &[&[0, 60, 0, 80][..], &[255; 9]].concat()),
-            ]
-            .concat()
-        };
-        for piece in [1, 2, 3, 50, usize::MAX] {
-            assert_eq!(levelled(&stream(&bad), piece), stream(&mended), "in pieces of {piece}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_arrives_is_passed_on_and_the_next_frame_is_found(
-            payload in prop::collection::vec(any::<u8>(), 0..200), with_headers in any::<bool>(), piece in 1usize..40,
-        ) {
-            let odd = if with_headers { content_header(&payload) } else { frame(CONTENT_HEADER, &payload) };
-            let stream = [odd, content_header(&member(&nested(b'F', 200)))].concat();
-            let found = levelled(&stream, piece);
-            let header = content_header(&member(&nested(b'F', 200)));
-            prop_assert_eq!(depth(headers_of(&found[found.len() - header.len()..]), true), LEVELS_MAX - 1);
-        }
     }
 }

@@ -28,7 +28,8 @@ pub(super) enum MediaType {
 
 impl MediaType {
     pub(super) fn of(content_type: Option<&str>) -> Self {
-        let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let Some(content_type) = content_type else { return Self::None };
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
         let Some(rest) = strip_prefix_ignore_case(essence, "application/cloudevents") else {
             return Self::None;
         };
@@ -131,6 +132,7 @@ fn read<'a>(
         return Ok(None);
     }
     let mut draft = Draft::new(form, event_type, Cow::Borrowed(data.text()));
+    draft.parsed = data.parsed();
     draft.previous_text = attributes.previous()?;
     draft.id = attributes.text("id");
     draft.time = event_time;

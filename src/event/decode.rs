@@ -9,6 +9,7 @@ use super::attributes::Attributes;
 use super::cloudevents::{self, MediaType};
 use super::decoded::{Decoded, Malformed, malformed};
 use super::draft::Arrival;
+use super::envelope::Envelope;
 use super::form::Form;
 use super::json::Json;
 use super::message::{HeaderValue, Message};
@@ -145,12 +146,7 @@ fn read<'a>(
         header_type,
         body,
     };
-    if let Some(form) = arrival.form
-        && let Some(decoded) = rows.read(Some(form))?
-    {
-        return Ok(decoded);
-    }
-    rows.read(None)?.ok_or(Malformed(Cow::Borrowed("no form of event fits the message")))
+    rows.read(arrival.form)
 }
 
 /// Returns the JSON object that a body contains as JSON text.
@@ -183,42 +179,41 @@ struct Rows<'m, 'a> {
 }
 
 impl<'a> Rows<'_, 'a> {
-    /// Reads the first form that fits, or `only` that form. `None` if that one does not fit.
-    fn read(&self, only: Option<Form>) -> Result<Option<Decoded<'a>>, Malformed> {
+    /// Reads the first form that fits. If `only` is a form that fits, it is that form.
+    ///
+    /// An event is large, and a wrapper around one would move it. So the rows that most messages
+    /// get to return the result as it is.
+    fn read(&self, only: Option<Form>) -> Result<Decoded<'a>, Malformed> {
         let Self { arrival, body, .. } = *self;
         let is_allowed = |form| only.is_none_or(|only| only == form);
         if let Some(attributes) = self.binary
             && (is_allowed(Form::Binary) || is_allowed(Form::Debezium))
+            && let Some(decoded) = cloudevents::binary(arrival, attributes, body, only)?
         {
-            let decoded = cloudevents::binary(arrival, attributes, body, only)?;
-            if decoded.is_some() {
-                return Ok(decoded);
-            }
+            return Ok(decoded);
         }
         let is_structured = self.is_structured || body.get("specversion").is_some();
-        if is_structured && (is_allowed(Form::Structured) || is_allowed(Form::Debezium)) {
-            let decoded = cloudevents::structured(arrival, body, only)?;
-            if decoded.is_some() {
-                return Ok(decoded);
-            }
+        if is_structured
+            && (is_allowed(Form::Structured) || is_allowed(Form::Debezium))
+            && let Some(decoded) = cloudevents::structured(arrival, body, only)?
+        {
+            return Ok(decoded);
         }
         if is_allowed(Form::Debezium)
             && let Some(change) = debezium::Change::in_body(body)
         {
-            return change.decode(arrival, debezium::CloudEventContext::default()).map(Some);
+            return change.decode(arrival, debezium::CloudEventContext::default());
         }
         if is_allowed(Form::Header)
             && let Some(header_type) = self.header_type
         {
-            return envelope::header(arrival, header_type, body).map(Some);
+            return envelope::header(arrival, header_type, body);
         }
-        if is_allowed(Form::Envelope) {
-            for envelope in [envelope::envelope, envelope::masstransit, envelope::nest] {
-                if let Some(decoded) = envelope(arrival, body)? {
-                    return Ok(Some(decoded));
-                }
-            }
+        if is_allowed(Form::Envelope)
+            && let Some(envelope) = Envelope::in_body(arrival, body)
+        {
+            return envelope.decode(arrival, body);
         }
-        if is_allowed(Form::Bare) { envelope::bare(arrival, body).map(Some) } else { Ok(None) }
+        if is_allowed(Form::Bare) { envelope::bare(arrival, body) } else { self.read(None) }
     }
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::form::Form;
 use super::identity::EventId;
 use super::json::Json;
+use super::parsed::Parsed;
 
 /// The result of decoding a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Event<'a> {
     /// Further attributes: extension attributes of a CloudEvent, or members of Debezium's `source`.
     /// Each name occurs once.
     pub attributes: Vec<Attribute<'a>>,
+    /// The members of the payload, if they are parsed already. The default is right for any event.
+    pub parsed: Parsed<'a>,
 }
 
 /// Returns an event without a type, with an empty payload.
@@ -89,6 +92,7 @@ impl Default for Event<'_> {
             exchange: Cow::Borrowed(""),
             routing_key: Cow::Borrowed(""),
             attributes: Vec::new(),
+            parsed: Parsed::default(),
         }
     }
 }
@@ -138,6 +142,7 @@ impl Event<'_> {
                 .into_iter()
                 .map(|(name, value)| (owned(name), owned(value)))
                 .collect(),
+            parsed: Parsed::default(),
         }
     }
 }

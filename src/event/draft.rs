@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use super::place::name_in;
 use super::{
-    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, TypeFrom, amqp10,
-    header, provenance,
+    Attribute, Decoded, Event, EventId, Form, HeaderValue, Malformed, Message, Parsed, TypeFrom,
+    amqp10, header, provenance,
 };
 
 /// Maximum length of an event type in bytes: that of a routing key, a short string of AMQP 0-9-1
@@ -111,6 +111,7 @@ pub(super) struct Draft<'a> {
     pub(super) position: Option<u64>,
     pub(super) traceparent: Option<Cow<'a, str>>,
     pub(super) attributes: Vec<Attribute<'a>>,
+    pub(super) parsed: Parsed<'a>,
 }
 
 impl<'a> Draft<'a> {
@@ -127,6 +128,7 @@ impl<'a> Draft<'a> {
             position: None,
             traceparent: None,
             attributes: Vec::new(),
+            parsed: Parsed::NOTHING,
         }
     }
 
@@ -185,6 +187,7 @@ impl<'a> Draft<'a> {
             exchange: Cow::Borrowed(arrival.exchange),
             routing_key: Cow::Borrowed(arrival.routing_key),
             attributes: self.attributes,
+            parsed: self.parsed,
         }))
     }
 }

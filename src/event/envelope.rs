@@ -31,79 +31,85 @@ pub(super) fn header<'a>(
     payload(Form::Header, arrival, event_type, body)
 }
 
-/// Decodes an envelope, with the type and the data in the body. `None` if one of them is absent.
-pub(super) fn envelope<'a>(
-    arrival: &Arrival<'a>,
-    body: &Object<'a>,
-) -> Result<Option<Decoded<'a>>, Malformed> {
-    let (Some(event_type), Some(data)) = (body.get("type"), body.get("data")) else {
-        return Ok(None);
-    };
-    let (Some(event_type), Some(data)) = (event_type.as_str(), object_text(data)) else {
-        return Ok(None);
-    };
-    if event_type.is_empty() {
-        return Err(Malformed(Cow::Borrowed(
-            "the body's `type` is empty: set it to the event type, such as user.updated",
-        )));
-    }
-    let mut draft = Draft::new(Form::Envelope, event_type, data);
-    draft.previous_text = body.object("previous")?.map(|previous| Cow::Borrowed(previous.text()));
-    draft.id = body.scalar("id");
-    draft.time = body.scalar("time").and_then(to_utc);
-    draft.source = body.scalar("source");
-    draft.subject = body.scalar("subject");
-    draft.traceparent = body.scalar("traceparent");
-    draft.finish(arrival).map(Some)
+/// The type and the data of an envelope, as one of three kinds of writers puts them into a body.
+pub(super) enum Envelope<'a> {
+    /// `type` and `data`.
+    Own { event_type: Cow<'a, str>, data: Cow<'a, str> },
+    /// The type is the name in the first URN of `messageType`, and the whole body is the data.
+    MassTransit { urn: Cow<'a, str> },
+    /// `pattern` is the type, `data` the data.
+    Nest { pattern: Cow<'a, str>, data: Cow<'a, str> },
 }
 
-/// Decodes the envelope of MassTransit. The type is the name in the first URN of `messageType`, and
-/// the whole body is the data.
-pub(super) fn masstransit<'a>(
-    arrival: &Arrival<'a>,
-    body: &Object<'a>,
-) -> Result<Option<Decoded<'a>>, Malformed> {
-    let is_one = body.get("message").is_some_and(|message| message.kind() == JsonKind::Object);
-    let Some(types) =
-        body.get("messageType").filter(|types| is_one && types.kind() == JsonKind::Array)
-    else {
-        return Ok(None);
-    };
-    let first = types.elements().into_iter().next().and_then(Json::as_str);
-    let Some(urn) = first.filter(|urn| urn.starts_with(URN)) else { return Ok(None) };
-    let mut draft = Draft::new(Form::Envelope, place::type_name(urn), Cow::Borrowed(body.text()));
-    draft.id = body.scalar("messageId");
-    draft.time = body.scalar("sentTime").and_then(to_utc);
-    draft.source = body.scalar("sourceAddress");
-    draft.finish(arrival).map(Some)
-}
-
-/// Decodes the envelope of NestJS: `pattern` is the type, `data` the data.
-///
-/// NestJS publishes to a queue, or with the pattern as the routing key. Under any other routing
-/// key, an application may use these names for members of its own.
-pub(super) fn nest<'a>(
-    arrival: &Arrival<'a>,
-    body: &Object<'a>,
-) -> Result<Option<Decoded<'a>>, Malformed> {
-    let (Some(pattern), Some(data)) = (body.get("pattern"), body.get("data")) else {
-        return Ok(None);
-    };
-    let pattern = pattern.as_str().or_else(|| Object::of(pattern)?.get("cmd")?.as_str());
-    let (Some(pattern), Some(data)) =
-        (pattern.filter(|pattern| !pattern.is_empty()), object_text(data))
-    else {
-        return Ok(None);
-    };
-    let names_no_type = arrival.exchange.is_empty()
-        || arrival.routing_key.is_empty()
-        || arrival.routing_key == pattern;
-    if !names_no_type || arrival.property_type().is_some() {
-        return Ok(None);
+impl<'a> Envelope<'a> {
+    /// Finds the envelope in a body. `None` if a part of it is absent.
+    pub(super) fn in_body(arrival: &Arrival<'a>, body: &Object<'a>) -> Option<Self> {
+        Self::own(body).or_else(|| Self::masstransit(body)).or_else(|| Self::nest(arrival, body))
     }
-    let mut draft = Draft::new(Form::Envelope, pattern, data);
-    draft.id = body.scalar("id");
-    draft.finish(arrival).map(Some)
+
+    fn own(body: &Object<'a>) -> Option<Self> {
+        let event_type = body.get("type")?.as_str()?;
+        Some(Self::Own { event_type, data: object_text(body.get("data")?)? })
+    }
+
+    fn masstransit(body: &Object<'a>) -> Option<Self> {
+        let types = body.get("messageType").filter(|types| types.kind() == JsonKind::Array)?;
+        body.get("message").filter(|message| message.kind() == JsonKind::Object)?;
+        let first = types.elements().into_iter().next().and_then(Json::as_str);
+        first.filter(|urn| urn.starts_with(URN)).map(|urn| Self::MassTransit { urn })
+    }
+
+    /// NestJS publishes to a queue, or with the pattern as the routing key. Under any other routing
+    /// key, an application may use these names for members of its own.
+    fn nest(arrival: &Arrival<'a>, body: &Object<'a>) -> Option<Self> {
+        let pattern = body.get("pattern")?;
+        let pattern = pattern.as_str().or_else(|| Object::of(pattern)?.get("cmd")?.as_str());
+        let pattern = pattern.filter(|pattern| !pattern.is_empty())?;
+        let data = object_text(body.get("data")?)?;
+        let names_no_type = arrival.exchange.is_empty()
+            || arrival.routing_key.is_empty()
+            || arrival.routing_key == pattern;
+        let is_nest = names_no_type && arrival.property_type().is_none();
+        is_nest.then_some(Self::Nest { pattern, data })
+    }
+
+    /// Decodes the event. `body` is the object with the envelope.
+    pub(super) fn decode(
+        self,
+        arrival: &Arrival<'a>,
+        body: &Object<'a>,
+    ) -> Result<Decoded<'a>, Malformed> {
+        let mut draft;
+        match self {
+            Self::Own { event_type, data } => {
+                if event_type.is_empty() {
+                    return Err(Malformed(Cow::Borrowed(
+                        "the body's `type` is empty: set it to the event type, such as user.updated",
+                    )));
+                }
+                draft = Draft::new(Form::Envelope, event_type, data);
+                draft.previous_text =
+                    body.object("previous")?.map(|previous| Cow::Borrowed(previous.text()));
+                draft.id = body.scalar("id");
+                draft.time = body.scalar("time").and_then(to_utc);
+                draft.source = body.scalar("source");
+                draft.subject = body.scalar("subject");
+                draft.traceparent = body.scalar("traceparent");
+            }
+            Self::MassTransit { urn } => {
+                let event_type = place::type_name(urn);
+                draft = Draft::new(Form::Envelope, event_type, Cow::Borrowed(body.text()));
+                draft.id = body.scalar("messageId");
+                draft.time = body.scalar("sentTime").and_then(to_utc);
+                draft.source = body.scalar("sourceAddress");
+            }
+            Self::Nest { pattern, data } => {
+                draft = Draft::new(Form::Envelope, pattern, data);
+                draft.id = body.scalar("id");
+            }
+        }
+        draft.finish(arrival)
+    }
 }
 
 /// Returns the text of an object, or of an object in JSON text.
@@ -133,6 +139,7 @@ fn payload<'a>(
 ) -> Result<Decoded<'a>, Malformed> {
     let properties = &arrival.message.properties;
     let mut draft = Draft::new(form, event_type, Cow::Borrowed(body.text()));
+    draft.parsed = body.parsed();
     draft.id = properties.message_id.map(Cow::Borrowed);
     draft.time = properties.timestamp_s.and_then(time::from_unix_s).map(Cow::Owned);
     draft.finish(arrival)

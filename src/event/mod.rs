@@ -9,7 +9,7 @@
 //! - `cloudevents` (with `attributes`), `debezium`, `envelope`: one file for each family of forms.
 //! - `provenance`, `header`: the headers of a republished message, and their names.
 //! - `body`, `amqp10`: the bytes of a body.
-//! - `object`, `json`: the JSON of a body.
+//! - `object`, `json`, `parsed`: the JSON of a body, and the members that an event takes along.
 //! - `place`, `identity`, `time`: where the type is, the event's id, and times as text.
 //! - `line`: a message as a line of JSON.
 //!
@@ -31,6 +31,7 @@ pub mod json;
 pub mod line;
 mod message;
 mod object;
+mod parsed;
 mod place;
 mod provenance;
 mod time;
@@ -42,5 +43,6 @@ pub use identity::EventId;
 pub use json::Json;
 pub use line::{LineError, OwnedMessage, OwnedProperties, OwnedValue};
 pub use message::{HeaderValue, Headers, Message, Origin, Properties};
+pub use parsed::Parsed;
 pub use place::TypeFrom;
 pub use provenance::Provenance;

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::decoded::{Malformed, malformed};
 use super::json::{Json, JsonError, JsonKind, MemberList};
+use super::parsed::Parsed;
 
 /// A JSON object and its members.
 #[derive(Debug)]
@@ -56,6 +57,11 @@ impl<'a> Object<'a> {
     pub(super) fn reborrowed(&self) -> Object<'_> {
         let members = self.members.iter().map(|(name, value)| (Cow::Borrowed(&**name), *value));
         Object { json: self.json, members: members.collect() }
+    }
+
+    /// Returns the members to take along in an event whose payload this is.
+    pub(super) fn parsed(&self) -> Parsed<'a> {
+        Parsed::of(self.json, &self.members)
     }
 
     /// Returns the text of the whole object.

@@ -1,6 +1,6 @@
 //! Positions of the parts of a JSON text. Each array and each long object is parsed once.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use foldhash::fast::FixedState;
@@ -22,14 +22,22 @@ type ByAddress<T> = std::collections::HashMap<usize, T, FixedState>;
 
 /// Positions of the parts of arrays and objects, by the address of their text.
 ///
-/// An address is valid as long as the text, so this value must not outlive the texts.
+/// An address is valid as long as the text, so this value must not outlive the texts. Most events
+/// read neither arrays nor long objects, so the maps are made on first use.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct Places(OnceCell<Box<Known>>);
+
+#[derive(Default)]
+struct Known {
     arrays: RefCell<ByAddress<Rc<[Place]>>>,
     objects: RefCell<ByAddress<HashMap<Box<str>, Place>>>,
 }
 
 impl Places {
+    fn known(&self) -> &Known {
+        self.0.get_or_init(Box::default)
+    }
+
     /// Returns the elements of an array, or none for other values.
     pub(super) fn elements<'j>(
         &self,
@@ -42,7 +50,7 @@ impl Places {
         }
         // Also for a known array: comparisons of lists look up each of them again and again.
         budget.work(4)?;
-        let mut arrays = self.arrays.borrow_mut();
+        let mut arrays = self.known().arrays.borrow_mut();
         if let Some(places) = arrays.get(&address) {
             return Ok(Elements { of, places: places.clone() });
         }
@@ -71,7 +79,7 @@ impl Places {
             return Ok(of.get(name));
         }
         budget.work(8)?;
-        let mut objects = self.objects.borrow_mut();
+        let mut objects = self.known().objects.borrow_mut();
         let address = of.text().as_ptr() as usize;
         let places = match objects.entry(address) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),

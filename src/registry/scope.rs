@@ -90,7 +90,30 @@ impl<'e> EventScope<'e> {
 
     /// Returns the payload and its members.
     pub(super) fn payload(&self) -> (Json<'e>, &[(Cow<'e, str>, Json<'e>)]) {
-        (self.data, self.members.get_or_init(|| self.data.members()))
+        (self.data, self.members())
+    }
+
+    fn members(&self) -> &[(Cow<'e, str>, Json<'e>)] {
+        self.members.get_or_init(|| match self.event.parsed.members_of(self.data) {
+            Some(parsed) => {
+                parsed.iter().map(|(name, value)| (Cow::Borrowed(*name), *value)).collect()
+            }
+            None => self.data.members(),
+        })
+    }
+
+    /// Returns the payload's last member of that name. `None` if the payload has too many members
+    /// for a search from one to the next.
+    fn listed(&self, name: &str) -> Option<Result<Option<Json<'e>>, Spent>> {
+        let parsed = self.event.parsed.members_of(self.data);
+        let count = parsed.map_or_else(|| self.members().len(), <[_]>::len);
+        if count > MAX_LISTED_MEMBERS {
+            return None;
+        }
+        Some(self.budget.work(1 + count as u64 / 2).map(|()| match parsed {
+            Some(parsed) => parsed.iter().rfind(|(known, _)| *known == name).map(|(_, json)| *json),
+            None => last_of(self.members(), name),
+        }))
     }
 
     /// Returns whether a value is part of the event's own texts, which live as long as this scope.
@@ -250,12 +273,10 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
 
     /// Returns the last member of that name.
     pub(super) fn member<'j>(&self, of: Json<'j>, name: &str) -> Result<Option<Json<'j>>, Spent> {
-        if of.text().as_ptr() == self.event.data.text().as_ptr() {
-            let members = self.event.members.get_or_init(|| self.event.data.members());
-            if members.len() <= MAX_LISTED_MEMBERS {
-                self.event.budget.work(1 + members.len() as u64 / 2)?;
-                return Ok(last_of(members, name).map(|json| of.part(self.event.place(json))));
-            }
+        if of.text().as_ptr() == self.event.data.text().as_ptr()
+            && let Some(found) = self.event.listed(name)
+        {
+            return Ok(found?.map(|json| of.part(self.event.place(json))));
         }
         self.places(of).member(of, name, self.event.budget)
     }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::expression::METHODS;
 use super::*;
+use crate::event::{Decoded, Message, Parsed, Reading, decode};
 
 fn any_json(depth: u32) -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
@@ -215,5 +216,53 @@ proptest! {
         if let Err(problem) = Expression::compile(&text, &names) {
             prop_assert!(problem.at <= text.len());
         }
+    }
+}
+
+#[test]
+fn an_event_that_gets_another_payload_is_resolved_by_that() {
+    let registry = Builder::new().entry("user.updated").delete("user:{data.id}").registry;
+    let message = Message {
+        routing_key: "user.updated",
+        body: br#"{"id":1}"#,
+        exchange: "events",
+        ..Message::default()
+    };
+    let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else {
+        panic!("an event")
+    };
+    assert_eq!(lines(&registry.resolve(&event)), ["delete p:user:1"]);
+    let other = Event { data_text: r#"{"id":2}"#.into(), ..event.clone() };
+    assert_eq!(lines(&registry.resolve(&other)), ["delete p:user:2"]);
+    assert_eq!(lines(&registry.resolve(&event.into_owned())), ["delete p:user:1"]);
+}
+
+proptest! {
+    #[test]
+    fn members_parsed_by_decoding_are_those_of_the_payload(
+        members in prop::collection::vec((
+            prop::sample::select(vec!["id", "a", r"\u0061", "b", r"\n", "ids"]),
+            prop::sample::select(vec!["1", r#""x""#, "null", "[2, 3]", " 4 ", "{}"]),
+        ), 0..11),
+    ) {
+        let members = members.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+        let body = format!(" {{{}}}", members.collect::<Vec<_>>().join(", "));
+        let registry = Builder::new()
+            .entry("user.updated")
+            .delete("id:{data.id}")
+            .delete("a:{data.a?}:{data.b?}")
+            .delete("ids:{data.ids[]}")
+            .registry;
+        let message = Message {
+            routing_key: "user.updated",
+            body: body.as_bytes(),
+            exchange: "events",
+            ..Message::default()
+        };
+        let Ok(Decoded::Event(event)) = decode(&message, Reading::default()) else {
+            panic!("an event: {body}")
+        };
+        let unparsed = Event { parsed: Parsed::default(), ..event.clone() };
+        prop_assert_eq!(registry.resolve(&event), registry.resolve(&unparsed));
     }
 }
