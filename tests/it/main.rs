@@ -13,6 +13,7 @@ mod broker;
 mod cache;
 mod cases;
 mod cli;
+mod circles;
 mod cluster;
 mod dlq;
 mod docs;
