@@ -173,8 +173,10 @@ async fn kill_and_replay(stage: &Stage, filter: &[&str], meant: u32) {
         assert!(child.try_wait().unwrap().is_none(), "it has ended before it could be killed");
         child.kill().unwrap();
         child.wait().unwrap();
+        // Some are in both queues, so that their number alone does not show it.
         wait_until(SOON, "what was not replayed is back", async || {
-            stage.ready(".dead").await + stage.ready("").await >= many()
+            stage.consumers(&format!("{}.dead", stage.queue)).await == 0
+                && stage.ready(".dead").await + stage.ready("").await >= many()
         })
         .await;
     }

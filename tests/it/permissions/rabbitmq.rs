@@ -583,7 +583,7 @@ async fn a_person_with_replay_needs_the_history_and_records_the_replay_there() {
     let _: () = case.redis.connection().await.set("shop:deleted", "old").await.unwrap();
     case.permit(&replayer, [configure, write, read]).await;
     let (code, out, err) = case.run(&replayer, &["replay", "--since", "1h"]).await;
-    assert!(code == 0 && !err.contains("warning"), "{code}: {out}{err}");
+    assert!(code == 0 && !err.contains(warning), "{code}: {out}{err}");
     let exists: bool = case.redis.connection().await.exists("shop:deleted").await.unwrap();
     assert!(!exists, "{out}{err}");
 }
