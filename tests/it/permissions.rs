@@ -1,6 +1,7 @@
 //! Least privileges: those in `docs/reference` suffice for everything the worker does, and one less
 //! does not.
 
+mod lost;
 mod rabbitmq;
 mod redis_acl;
 
@@ -33,6 +34,14 @@ pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
         rule => rule.to_owned(),
     });
     rules.collect()
+}
+
+/// Returns the rules that the page adds in the row that begins so.
+fn documented_row(row: &str) -> Vec<String> {
+    let row = REDIS.lines().find(|line| line.starts_with(row)).expect("the page has a row for it");
+    let rules =
+        row.split(" | ").nth(1).expect("a second cell").split('`').nth(1).expect("the rules");
+    rules.replace("\\|", "|").split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]
