@@ -23,7 +23,10 @@ pub(crate) async fn tags_stay<C: ConnectionLike + Send + Sync>(cache: &Cache, re
             for key in &keys {
                 let _: () = redis.set(key, "old").await.unwrap();
             }
-            let _: () = redis.sadd(&set, &[&keys[..], &[prices.clone()]].concat()).await.unwrap();
+            let _: () = redis
+                .sadd(&set, [&keys[..], std::slice::from_ref(&prices)].concat())
+                .await
+                .unwrap();
             if is_alone {
                 cache.invalidate_tag(&tag).await.unwrap();
             } else {
