@@ -13,6 +13,11 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| out.extend(c.escape_default()))
 }
 
+/// Returns [`printable`] text that borrows nothing, such as a cell of a table.
+pub(crate) fn shown(text: &str) -> String {
+    printable(text).into_owned()
+}
+
 /// Escapes like [`printable`], but keeps line feeds, for messages of several lines.
 pub(crate) fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c, out| if c == '\n' { out.push(c) } else { out.extend(c.escape_default()) })

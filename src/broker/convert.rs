@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::failure::PublishError;
-use super::lane::Tag;
+use super::tag::Tag;
 use crate::event::json::JsonKind;
 use crate::event::{
     HeaderValue, Headers, Json, Message, Origin, OwnedMessage, OwnedValue, Properties, header,

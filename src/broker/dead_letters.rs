@@ -29,26 +29,23 @@ use lapin::{Channel, Consumer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use death::Death;
+pub use death::{DeadLetter, Death};
 
 use super::consume::consume;
 use super::convert::{Delivery, short};
 use super::failure::{BrokerError, GRANT, Refusal, SessionEnded, TopologyProblem};
-use super::lane::Tag;
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
 use super::origin::Origins;
 use super::permitted::refused_read;
 use super::signature::Signer;
+use super::tag::Tag;
 use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
-use channels::Sizes;
+use channels::{AHEAD_BYTES, Sizes};
 
 /// Maximum number of letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
-
-/// Bytes that the connection reads ahead of its reader, beside one letter.
-const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Time without a delivery after which the reader checks if any letters are left.
 ///
@@ -63,15 +60,6 @@ const RETRY_QUIET: Duration = Duration::from_secs(1);
 /// two checks.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETURN_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Dead letter; if the broker dead-lettered it, as it was at first arrival.
-#[derive(Debug)]
-pub struct DeadLetter {
-    /// Message; a publisher's has the exchange and the routing key of its first arrival.
-    pub delivery: Delivery,
-    /// The broker's entry, if the broker dead-lettered it.
-    pub death: Option<Death>,
-}
 
 /// Reader of the dead-letter queue.
 ///

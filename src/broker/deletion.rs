@@ -7,7 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::queue_specs::Kind;
-use super::topology::Depth;
+
+/// Depth of the check of existing objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Compares the arguments too, at the start of a session.
+    Arguments,
+    /// Checks existence only, later: a queue's arguments cannot change.
+    Existence,
+}
 
 /// Evidence that outlives its attempt, such as a session that fails to begin or an interrupted
 /// check.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use super::deletion::Depth;
 use super::failure::{BrokerError, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::reply_text;
-use super::topology::{self, Declared, Depth, Ensured};
+use super::topology::{self, Declared, Ensured};
 use crate::config::{AmqpConfig, HistoryConfig};
 
 /// Maximum time for all questions about the history together: a session does not wait longer.

@@ -16,6 +16,7 @@ use super::failure::SessionEnded;
 use super::link::{EndSignal, STATE_INTERVAL, answered};
 use super::origin::Origins;
 use super::recent_acks::RecentAcks;
+use super::tag::Tag;
 
 /// Number of the next lane in this process. A tag is valid on its own channel only.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
@@ -32,13 +33,6 @@ pub enum LaneName {
     Main,
     /// Queue of events that one round trip cannot finish.
     Slow,
-}
-
-/// Identifies a delivery of one lane. The tags of a lane rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag {
-    pub(super) epoch: u64,
-    pub(super) number: u64,
 }
 
 /// One channel with at most one consumer, because `ack multiple` covers all consumers of a channel.

@@ -7,7 +7,7 @@ use lapin::Channel;
 use tokio::sync::watch;
 
 use super::convert::short;
-use super::deletion::{DeletionSeen, owes_heal};
+use super::deletion::{DeletionSeen, Depth, owes_heal};
 use super::failure::{BrokerError, SessionEnded};
 use super::history_object::{HistoryFault, HistoryObject, in_words};
 use super::lane::{Lane, LaneName};
@@ -20,7 +20,7 @@ use super::publisher::Publisher;
 use super::queue_specs::Kind;
 use super::recent_acks::RecentAcks;
 use super::signature::Signer;
-use super::topology::{self, Declared, Depth, Ensured};
+use super::topology::{self, Declared, Ensured};
 use crate::config::AmqpConfig;
 
 /// Two connections: one consumes and acknowledges, the other publishes.

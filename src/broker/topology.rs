@@ -8,7 +8,7 @@ use lapin::{Channel, ExchangeKind};
 use tokio::time::timeout;
 
 use super::convert::short;
-use super::deletion::{Declaring, DeletionSeen};
+use super::deletion::{Declaring, DeletionSeen, Depth};
 use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
 use super::link::{ANSWER_TIMEOUT, Link};
 use super::names::Names;
@@ -31,15 +31,6 @@ pub(super) struct Declared {
     pub(super) kind: Kind,
     /// Such as ``queue `unstale.dead` ``.
     pub(super) object: String,
-}
-
-/// Depth of the check of existing objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    /// Compares the arguments too, at the start of a session.
-    Arguments,
-    /// Checks existence only, later: a queue's arguments cannot change.
-    Existence,
 }
 
 /// Finds or declares the exchange and every queue except the history, and binds the main queue to

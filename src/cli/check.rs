@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Exit, configure};
+use super::configure::configure;
+use super::{CliError, Exit};
 use crate::config::{RegistryConfig, Scope};
 use crate::printable::{printable_json, printable_lines};
 use crate::registry::{

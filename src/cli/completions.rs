@@ -2,10 +2,10 @@
 
 use std::io::{self, Write as _};
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Cli, CliError, Exit};
+use super::{CliError, Exit};
 
 /// Print shell completions
 #[derive(Debug, Args)]
@@ -21,10 +21,11 @@ Examples:
   unstale completions bash > /etc/bash_completion.d/unstale
   unstale completions fish > ~/.config/fish/completions/unstale.fish";
 
-pub(super) fn run(args: &CompletionsArgs) -> Result<Exit, CliError> {
+/// Prints completions of a command line.
+pub(super) fn run(args: &CompletionsArgs, cli: &mut Command) -> Result<Exit, CliError> {
     // `generate` panics if its writer fails, as a closed pipe does.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "unstale", &mut script);
+    clap_complete::generate(args.shell, cli, "unstale", &mut script);
     io::stdout().write_all(&script)?;
     Ok(Exit::Clean)
 }

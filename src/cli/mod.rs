@@ -6,7 +6,7 @@
 //! - `publish`, `dlq`, `replay`, `tags`, `status`: one-shot commands on running servers.
 //! - `completions`: shell completions.
 //!
-//! Shared by commands: `exit` (exit codes and errors), `reach` (waits for a server), `signal`
+//! Shared by commands: `configure` (settings and logging), `exit` (exit codes and errors), `reach` (waits for a server), `signal`
 //! (Ctrl-C), `paint` (colours).
 //!
 //! Absent on purpose: the work of the commands, which is in `ops`, `registry` and `worker`.
@@ -14,6 +14,7 @@
 
 mod check;
 mod completions;
+mod configure;
 mod dlq;
 mod exit;
 mod paint;
@@ -29,13 +30,11 @@ mod tags;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use exit::{CliError, Exit};
 
-use crate::config::{Config, Scope};
 use crate::printable::printable_lines;
-use crate::telemetry::logs;
 
 /// Keeps a Redis cache up to date with the domain events of your applications
 ///
@@ -107,7 +106,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         CliCommand::Status(args) => status::run(&args),
         CliCommand::Tags(args) => tags::run(&args),
         CliCommand::Replay(args) => replay::run(&args),
-        CliCommand::Completions(args) => completions::run(&args),
+        CliCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
     };
     ended.unwrap_or_else(|error| {
         if !error.message.is_empty() {
@@ -117,21 +116,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     })
 }
 
-/// Reads the settings of a command, and starts logging as they say. Suspicious variables are logged
-/// as warnings.
-fn configure(scope: Scope) -> Result<Config, CliError> {
-    let (config, warnings) = Config::from_env(scope).map_err(CliError::usage)?;
-    logs::init(&config.log, config.log_format).map_err(CliError::internal)?;
-    for warning in warnings {
-        tracing::warn!(setting = warning.setting, "{}", warning.message);
-    }
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

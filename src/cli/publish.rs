@@ -7,9 +7,10 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use super::configure::configure;
 use super::reach::reach;
 use super::signal::stop_on_signal;
-use super::{CliError, Exit, configure};
+use super::{CliError, Exit};
 use crate::broker::{Outgoing, PublishError, Publisher, reply_text};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};

@@ -10,7 +10,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{CliError, Exit, configure};
+use super::configure::configure;
+use super::{CliError, Exit};
 use crate::config::{Config, Scope};
 use crate::descriptors;
 use crate::http::{self, Readiness};

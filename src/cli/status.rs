@@ -5,8 +5,9 @@ use std::io::{self, BufWriter, Write};
 use clap::Args;
 use serde_json::json;
 
+use super::configure::configure;
 use super::paint::Paint;
-use super::{CliError, Exit, configure};
+use super::{CliError, Exit};
 use crate::config::Scope;
 use crate::ops::status::{
     Findings, HistoryFacts, QueueFacts, QueueKind, SILENT_S, Status, WorkerFacts, gather, judge,

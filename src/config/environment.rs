@@ -9,8 +9,9 @@ use std::io;
 use std::path::Path;
 
 use super::problem::{ConfigProblem, Warning};
+use super::scope::Scope;
 use super::settings::{self, FILE_SUFFIX, PREFIX, RawSettings, VAR_PREFIX};
-use super::{Scope, Vars};
+use super::vars::Vars;
 
 /// Our variables in the environment.
 pub(super) struct Environment {

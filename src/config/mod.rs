@@ -1,7 +1,8 @@
 //! Reads the environment into a checked [`Config`]. No other module reads the environment.
 //!
 //! - `settings`: the table of all settings with their defaults.
-//! - `environment`: our variables as text, with values from files.
+//! - `environment`: our variables as text, with values from files. `scope` says which of them a
+//!   command reads, and `vars` holds those for rule files.
 //! - `parse`: text → checked settings, and checks across settings.
 //! - `values`, `nodes`, `secret_url`, `certificates`: text → checked value, one kind each.
 //! - `problem`: all errors of one run, and warnings.
@@ -16,13 +17,14 @@ mod environment;
 mod nodes;
 mod parse;
 mod problem;
+mod scope;
 mod secret_url;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vars;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -34,42 +36,17 @@ use std::time::Duration;
 pub use describe::Description;
 use environment::Environment;
 pub use problem::{ConfigProblem, ConfigProblems, Warning};
+pub use scope::Scope;
 pub use secret_url::SecretUrl;
 use settings::setting;
 pub use settings::{SETTINGS, Setting};
+pub use vars::Vars;
 
 use crate::event::Reading;
 use crate::quantity::Rate;
 
 /// Maximum size of a file that a `_FILE` variable names, in bytes. A larger file is not a setting.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-
-/// The settings to read. A setting that a command does not need cannot fail it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// All settings.
-    All,
-    /// The settings for resolving events: the registry, its limits, and the logs. The others have
-    /// their defaults.
-    Offline,
-}
-
-impl Scope {
-    fn reads(self, name: &str) -> bool {
-        const OFFLINE: [Setting; 9] = [
-            setting::schemas,
-            setting::key_prefix,
-            setting::tag_prefix,
-            setting::unknown,
-            setting::type_from,
-            setting::max_keys_per_event,
-            setting::max_body_bytes,
-            setting::log,
-            setting::log_format,
-        ];
-        self == Self::All || OFFLINE.iter().any(|setting| setting.name == name)
-    }
-}
 
 /// All settings, checked.
 ///
@@ -311,34 +288,6 @@ pub struct RegistryConfig {
     pub tag_prefix: String,
     /// `UNSTALE_MAX_KEYS_PER_EVENT`
     pub max_keys_per_event: usize,
-}
-
-/// The values of `{vars.NAME}`. They may be secrets, so `Debug` shows names only.
-#[derive(Clone, Default)]
-pub struct Vars(pub BTreeMap<String, String>);
-
-impl Vars {
-    /// Minimum length of a masked value in bytes. Shorter values are no secrets, and occur in too
-    /// many words.
-    const MIN_MASKED_BYTES: usize = 4;
-
-    /// Replaces each variable's value in a text by `{vars.NAME}`.
-    pub fn mask(&self, text: &str) -> String {
-        // The longest first, since one value may contain another.
-        let mut by_length: Vec<_> =
-            self.0.iter().map(|(name, value)| (name, value.trim_end_matches('/'))).collect();
-        by_length.retain(|(_, value)| value.len() >= Self::MIN_MASKED_BYTES);
-        by_length.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        by_length.into_iter().fold(text.to_owned(), |text, (name, value)| {
-            text.replace(value, &format!("{{vars.{name}}}"))
-        })
-    }
-}
-
-impl fmt::Debug for Vars {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
 }
 
 /// Limits for all loaders together.

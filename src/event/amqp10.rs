@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::Malformed;
+use super::decoded::Malformed;
 
 /// The property `type` that RabbitMQ sets for such a body. It is not an event type.
 pub(super) const PROPERTY_TYPE: &str = "amqp-1.0";
@@ -57,7 +57,7 @@ fn cut_off() -> Malformed {
 }
 
 fn not_read(section: &str, kind: &str) -> Malformed {
-    super::malformed(format!(
+    super::decoded::malformed(format!(
         "the AMQP 1.0 body is an {section} section with {kind}: publish the JSON in a data section, or as text"
     ))
 }

@@ -11,9 +11,11 @@
 
 use std::borrow::Cow;
 
+use super::decoded::{Attribute, Malformed, malformed};
 use super::json::{Json, JsonKind};
+use super::message::{HeaderValue, Headers};
 use super::object::Object;
-use super::{Attribute, HeaderValue, Headers, Malformed, malformed, time};
+use super::time;
 
 const PREFIXES: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
 

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 
-use super::{Malformed, Message, amqp10};
+use super::amqp10;
+use super::decoded::Malformed;
+use super::message::Message;
 
 /// Returns the body as the publisher wrote it.
 ///
@@ -66,7 +68,7 @@ const UTF_8: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 /// which one it is, and is `problem` otherwise.
 pub(super) fn unreadable(message: &Message<'_>, body: &[u8], problem: Malformed) -> Malformed {
     match format_of(message, body) {
-        Some(words) => super::malformed(format!("the body is {words}")),
+        Some(words) => super::decoded::malformed(format!("the body is {words}")),
         None => problem,
     }
 }
@@ -115,8 +117,12 @@ mod tests {
             body,
             ..Message::default()
         };
-        unreadable(&message, body, super::super::malformed("the body is not JSON".to_owned()))
-            .to_string()
+        unreadable(
+            &message,
+            body,
+            super::super::decoded::malformed("the body is not JSON".to_owned()),
+        )
+        .to_string()
     }
 
     #[test]

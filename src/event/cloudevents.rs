@@ -6,10 +6,12 @@ use std::borrow::Cow;
 use base64::Engine as _;
 
 use super::attributes::{Attributes, strip_prefix_ignore_case};
+use super::debezium;
+use super::decoded::{Decoded, Malformed, malformed};
 use super::draft::{Arrival, Draft};
+use super::form::Form;
 use super::object::{Object, is_object_text};
 use super::time::to_utc;
-use super::{Decoded, Form, Malformed, debezium, malformed};
 
 /// The CloudEvents format that a content type names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

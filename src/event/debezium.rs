@@ -6,10 +6,12 @@
 use std::borrow::Cow;
 
 use super::attributes::Attributes;
+use super::decoded::{Attribute, Decoded, Malformed, malformed};
 use super::draft::{Arrival, Draft};
+use super::form::Form;
 use super::json::{Json, JsonKind, write_string};
 use super::object::{Object, is_object_text};
-use super::{Attribute, Decoded, Form, Malformed, malformed, time};
+use super::time;
 
 /// Default of Debezium's `unavailable.value.placeholder`. It replaces a large column that an update
 /// did not change. Its other forms below follow `UnchangedToastedPlaceholder` of the Postgres

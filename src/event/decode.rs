@@ -7,12 +7,14 @@ use std::borrow::Cow;
 
 use super::attributes::Attributes;
 use super::cloudevents::{self, MediaType};
+use super::decoded::{Decoded, Malformed, malformed};
 use super::draft::Arrival;
+use super::form::Form;
 use super::json::Json;
+use super::message::{HeaderValue, Message};
 use super::object::{Object, is_object_text};
-use super::{
-    Decoded, Form, HeaderValue, Malformed, Message, TypeFrom, body, debezium, envelope, malformed,
-};
+use super::place::TypeFrom;
+use super::{body, debezium, envelope};
 
 /// Settings for reading a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

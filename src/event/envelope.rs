@@ -4,12 +4,14 @@
 
 use std::borrow::Cow;
 
+use super::decoded::{Decoded, Malformed};
 use super::draft::{Arrival, Draft};
+use super::form::Form;
 use super::json::{Json, JsonKind};
+use super::message::HeaderValue;
 use super::object::{Object, is_object_text};
 use super::place::{self, URN};
 use super::time::{self, to_utc};
-use super::{Decoded, Form, HeaderValue, Malformed};
 
 /// Decodes a message whose type is in the header `unstale-event-type` and whose body is the data.
 /// Id and time are those of the message, as for a bare payload.

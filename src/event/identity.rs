@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-use super::Message;
+use super::message::Message;
 
 /// An event's id, as text.
 ///

@@ -4,9 +4,9 @@
 //! only two or three members of their payload. So this module checks the text once, keeps it, and
 //! parses a level when it is read.
 //!
-//! - `scan` checks and splits a text in one fast pass.
+//! - `scan` has the methods that check and split a text, in one fast pass.
 //! - `slow` parses with `serde_json` what `scan` does not accept, and explains errors.
-//! - `compact` writes a value without white space.
+//! - `compact` has the methods that write a value without white space.
 //!
 //! `serde_json::RawValue` would allocate a map for each level.
 
@@ -15,7 +15,6 @@ mod scan;
 mod slow;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use smallvec::SmallVec;
@@ -97,23 +96,6 @@ impl<'a> Json<'a> {
     /// The empty object.
     pub const EMPTY_OBJECT: Json<'static> = Json("{}");
 
-    /// Checks a text and returns it as a value.
-    ///
-    /// # Errors
-    /// [`JsonError`] if it is not JSON, or is nested too deep.
-    pub fn parse(text: &'a str) -> Result<Self, JsonError> {
-        scan::value(text).map_or_else(|| slow::read_value(text), Ok)
-    }
-
-    /// Checks a text and returns it with the members of its outermost level, in one pass. Only
-    /// objects have members.
-    ///
-    /// # Errors
-    /// Those of [`Json::parse`].
-    pub fn parse_members(text: &'a str) -> Result<(Self, MemberList<'a>), JsonError> {
-        scan::object(text).map_or_else(|| slow::read_members(text), Ok)
-    }
-
     /// Returns a text that [`Json::parse`] accepted before. Only debug builds check it again.
     pub fn trusted(text: &'a str) -> Self {
         debug_assert!(Self::parse(text).is_ok(), "text was not checked");
@@ -194,23 +176,6 @@ impl<'a> Json<'a> {
         self.as_number()?.parse().ok()
     }
 
-    /// Returns the members of an object in order, and nothing for any other value. It includes
-    /// duplicate names, of which the last one counts.
-    pub fn members(self) -> MemberList<'a> {
-        if self.kind() != JsonKind::Object {
-            return MemberList::new();
-        }
-        scan::object(self.0).map(|(_, members)| members).unwrap_or_default()
-    }
-
-    /// Returns the elements of an array, and nothing for any other value.
-    pub fn elements(self) -> Vec<Json<'a>> {
-        if self.kind() != JsonKind::Array {
-            return Vec::new();
-        }
-        scan::array(self.0).unwrap_or_default()
-    }
-
     /// Returns the member of that name. Among several the last counts.
     pub fn get(self, name: &str) -> Option<Json<'a>> {
         self.members().into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
@@ -239,70 +204,6 @@ impl<'a> Json<'a> {
             JsonKind::Null | JsonKind::Bool | JsonKind::String => {
                 serde_json::from_str(self.0).unwrap_or_default()
             }
-        }
-    }
-
-    /// Appends the value in compact UTF-8, without white space and needless escapes. Order and
-    /// number text stay as published, and duplicate names are removed.
-    pub fn write_compact(self, out: &mut String) {
-        if !self.write_unique(out) {
-            self.write_last(out);
-        }
-    }
-
-    /// Writes like [`Json::write_compact`], in one pass. Returns `false` and appends nothing if an
-    /// object may have duplicate names.
-    pub(crate) fn write_unique(self, out: &mut String) -> bool {
-        let before = out.len();
-        let is_done = compact::write(self.0, out);
-        if !is_done {
-            out.truncate(before);
-        }
-        is_done
-    }
-
-    /// Writes like [`Json::write_compact`], with any names. It reads each level once more than the
-    /// one above it.
-    pub(crate) fn write_last(self, out: &mut String) {
-        match self.kind() {
-            JsonKind::Object => {
-                let members = self.members();
-                let last_of_name: HashMap<&str, Json<'_>> =
-                    members.iter().map(|(name, value)| (name.as_ref(), *value)).collect();
-                let has_duplicates = last_of_name.len() < members.len();
-                let mut written = HashSet::new();
-                out.push('{');
-                let mut first = true;
-                for (name, value) in &members {
-                    if has_duplicates && !written.insert(name.as_ref()) {
-                        continue;
-                    }
-                    let value = if has_duplicates {
-                        last_of_name.get(name.as_ref()).unwrap_or(value)
-                    } else {
-                        value
-                    };
-                    if !std::mem::take(&mut first) {
-                        out.push(',');
-                    }
-                    write_string(name, out);
-                    out.push(':');
-                    value.write_last(out);
-                }
-                out.push('}');
-            }
-            JsonKind::Array => {
-                out.push('[');
-                for (at, element) in self.elements().into_iter().enumerate() {
-                    if at > 0 {
-                        out.push(',');
-                    }
-                    element.write_last(out);
-                }
-                out.push(']');
-            }
-            JsonKind::String => write_string(&self.as_str().unwrap_or_default(), out),
-            JsonKind::Null | JsonKind::Bool | JsonKind::Number => out.push_str(self.0),
         }
     }
 }

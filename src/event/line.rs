@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::json::{Json, JsonKind, write_string};
-use super::{HeaderValue, Headers, Message, Origin, Properties};
+use super::message::{HeaderValue, Headers, Message, Origin, Properties};
 
 /// One complete message that borrows nothing.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::decoded::{Malformed, malformed};
 use super::json::{Json, JsonError, JsonKind, MemberList};
-use super::{Malformed, malformed};
 
 /// A JSON object and its members.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::json::{Json, JsonKind};
+use super::message::{HeaderValue, Headers};
 use super::object::Object;
-use super::{HeaderValue, Headers};
 
 /// Prefix of MassTransit's types.
 pub(super) const URN: &str = "urn:message:";

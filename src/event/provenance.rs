@@ -1,6 +1,8 @@
 //! The headers of a republished message: its first arrival, and the work done so far.
 
-use super::{Form, HeaderValue, Message, header};
+use super::form::Form;
+use super::header;
+use super::message::{HeaderValue, Message};
 
 /// The content of a republished message's headers.
 ///

@@ -3,7 +3,7 @@
 //! Files: `references` resolves `$ref` within a file. `keywords` warns of misspelt keywords.
 //! `bounds` refuses schemas that apply too many others to one value. `pattern`, `number` and
 //! `format` replace keywords and formats of the library. `violation` finds the place that fails,
-//! and `walk` finds the schemas within a schema.
+//! `mentions` what its message may repeat of the schema, and `walk` the schemas within a schema.
 //!
 //! Errors below `anyOf` and `oneOf` are never built: their number may grow exponentially with the
 //! payload.
@@ -11,6 +11,7 @@
 mod bounds;
 mod format;
 mod keywords;
+mod mentions;
 mod number;
 mod pattern;
 mod references;
@@ -18,7 +19,6 @@ mod violation;
 mod walk;
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::collections::HashSet;
 
 use jsonschema::{Draft, PatternCache, PatternOptions, Validator};
@@ -32,7 +32,7 @@ use super::tree::{Allowance, Node};
 use crate::event::Json;
 use pattern::Patterns;
 
-pub(super) use references::decoded;
+pub(super) use references::{FileRoot, decoded};
 
 /// A compiled schema.
 #[derive(Debug)]
@@ -74,22 +74,6 @@ impl DataSchema {
             Ok(false) => Verdict::Invalid,
             Err(_) => Verdict::Spent,
         }
-    }
-}
-
-/// One file, as the target of `$ref`.
-pub(super) struct FileRoot<'n> {
-    node: &'n Node,
-    json: OnceCell<Value>,
-}
-
-impl<'n> FileRoot<'n> {
-    pub(super) fn new(node: &'n Node) -> Self {
-        Self { node, json: OnceCell::new() }
-    }
-
-    fn json(&self) -> &Value {
-        self.json.get_or_init(|| self.node.to_json())
     }
 }
 
@@ -193,8 +177,8 @@ impl<'a> SchemaCompiler<'a> {
             Ok(validator) => Ok(DataSchema {
                 validator,
                 costs,
-                names: violation::names(json),
-                branching: violation::branching(json),
+                names: mentions::names(json),
+                branching: mentions::branching(json),
                 borrowed,
             }),
             Err(error) => {

@@ -5,7 +5,7 @@
 
 mod effect;
 mod fields;
-mod read;
+pub(super) mod read;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,8 +19,6 @@ use super::model::{Encoding, Validate};
 use super::tree::Node;
 use crate::quantity::Rate;
 use crate::reason::Reason;
-
-pub(crate) use read::read;
 
 /// Format of rule files that this build reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -393,18 +391,4 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         T::json_schema(generator)
     }
-}
-
-/// Returns the kinds of mappings, each with the keys that are read from it.
-#[cfg(test)]
-pub(crate) fn known_keys() -> Vec<(&'static str, Vec<&'static str>)> {
-    vec![
-        ("RuleFile", read::DOCUMENT_KEYS.to_vec()),
-        ("Defaults", read::DEFAULTS_KEYS.to_vec()),
-        ("Loader", read::LOADER_KEYS.to_vec()),
-        ("EventDefinition", read::EVENT_KEYS.to_vec()),
-        ("Effect", effect::known_keys().collect()),
-        ("Example", read::EXAMPLE_KEYS.to_vec()),
-        ("ExampleEvent", read::EXAMPLE_EVENT_KEYS.to_vec()),
-    ]
 }

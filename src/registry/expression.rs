@@ -1,13 +1,14 @@
 //! CEL expressions (`when`, `let`, `each`): compiled when the registry loads, evaluated for each
 //! event.
 //!
-//! Files: `compile` checks CEL's syntax tree and compiles it to the nodes of `node`, `syntax` words
-//! its syntax errors. `evaluate` computes a `value`, with the operators of `operate`, `equality`
+//! Files: `compile` checks CEL's syntax tree and compiles it to the nodes of `node`, with the `names`
+//! that it knows. `syntax` words its syntax errors. `evaluate` computes a `value`, with the operators of `operate`, `equality`
 //! and the regular expressions of `pattern`.
 
 mod compile;
 mod equality;
 mod evaluate;
+mod names;
 mod node;
 mod operate;
 mod pattern;
@@ -19,63 +20,24 @@ use std::sync::{Arc, LazyLock};
 use cel::Env;
 
 use super::code::Code;
-use super::diagnostic::nearest;
 use super::fault::Fault;
 use super::functions;
 use super::path::{KnownNames, Path, TextProblem};
-use super::scope::Scope;
+use super::scope::{Found, Scope};
+use crate::event::Json;
+use crate::event::json::JsonKind;
 use compile::{Check, json_argument};
 use evaluate::Evaluator;
 use node::Node;
 use syntax::syntax_problem;
 
+#[cfg(test)]
+pub(super) use names::METHODS;
 pub(super) use pattern::TextPatterns;
 pub(super) use value::Value;
 
 /// Maximum length of an expression, in bytes. It bounds the depth of the tree before parsing.
 const MAX_BYTES: usize = 4096;
-
-/// Maximum depth of the tree, over which the interpreter recurses.
-const MAX_DEPTH: usize = 100;
-
-/// CEL's standard functions that are called on a value.
-pub(super) const METHODS: [&str; 15] = [
-    "contains",
-    "endsWith",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getFullYear",
-    "getHours",
-    "getMilliseconds",
-    "getMinutes",
-    "getMonth",
-    "getSeconds",
-    "matches",
-    "size",
-    "startsWith",
-];
-
-/// CEL's standard functions that are called by name.
-const FUNCTIONS: [&str; 12] = [
-    "bool",
-    "bytes",
-    "double",
-    "duration",
-    "dyn",
-    "int",
-    "matches",
-    "size",
-    "string",
-    "timestamp",
-    "type",
-    "uint",
-];
-
-/// CEL's names of types, as in `type(x) == int`.
-const TYPES: [&str; 10] =
-    ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
 
 /// CEL's environment: its standard functions and ours.
 pub(super) static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -169,6 +131,51 @@ impl Expression {
         Evaluator { scope, budget: scope.event.budget, variables: Vec::new() }.node(&self.node)
     }
 
+    /// Evaluates a `when`.
+    pub(super) fn condition(&self, scope: &Scope<'_, '_>) -> Result<bool, Fault> {
+        if self.is_json_text {
+            let text = self.json(scope)?;
+            return Json::trusted(&text)
+                .as_bool()
+                .ok_or_else(|| Fault::new("the result is neither true nor false"));
+        }
+        if let Some(path) = &self.whole {
+            return match scope.read(path, &[])? {
+                Some(Found::Json(json)) if !json.is_null() => json
+                    .as_bool()
+                    .ok_or_else(|| Fault::new(format!("`{path}` is neither true nor false"))),
+                _ => Err(Fault::absence(format!("`{path}` is absent or null"))),
+            };
+        }
+        match self.evaluate(scope)? {
+            Value::Bool(answer) => Ok(answer),
+            Value::Null | Value::AbsentPrevious => Err(Fault::absence("the result is null")),
+            _ => Err(Fault::new("the result is neither true nor false")),
+        }
+    }
+
+    /// Evaluates a `let` or an `each`, as JSON.
+    pub(super) fn json(&self, scope: &Scope<'_, '_>) -> Result<String, Fault> {
+        if let Some(path) = &self.whole {
+            return match scope.read(path, &[])? {
+                Some(Found::Json(json)) if self.is_json_text && json.kind() == JsonKind::String => {
+                    json_in_text(scope, path, json)
+                }
+                Some(Found::Json(json)) => {
+                    scope.event.budget.bytes(json.text().len())?;
+                    Ok(json.text().to_owned())
+                }
+                _ => Err(Fault::absence(format!("`{path}` is absent"))),
+            };
+        }
+        let text = self.evaluate(scope)?.to_json(scope.event.budget)?;
+        scope.event.budget.work(text.len() as u64 / 8)?;
+        match Json::parse(&text) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(Fault::new(format!("the value is {error}"))),
+        }
+    }
+
     /// Returns the text of the expression, as written.
     pub fn text(&self) -> &str {
         &self.text
@@ -198,27 +205,13 @@ impl Expression {
     }
 }
 
-/// CEL's macros over a list.
-const MACROS: [&str; 5] = ["all", "exists", "exists_one", "filter", "map"];
-
-fn functions_help(name: &str) -> String {
-    if MACROS.contains(&name) {
-        return format!(
-            "`{name}` takes a variable and what is computed for it, such as data.xs.{name}(x, x.id > 0)"
-        );
+/// Returns the JSON that a text holds.
+fn json_in_text(scope: &Scope<'_, '_>, path: &Path, json: Json<'_>) -> Result<String, Fault> {
+    scope.event.budget.bytes(json.text().len())?;
+    scope.event.budget.work(json.text().len() as u64 / 4)?;
+    let text = json.as_str().unwrap_or_default();
+    match Json::parse(&text) {
+        Ok(inner) => Ok(inner.text().to_owned()),
+        Err(error) => Err(Fault::new(format!("the text at `{path}` is {error}"))),
     }
-    let known = functions::NAMES.iter().chain(&FUNCTIONS).chain(&METHODS).chain(&MACROS);
-    if let Some(meant) = nearest(name, known.copied()) {
-        let is_method = METHODS.contains(&meant) || MACROS.contains(&meant);
-        return format!(
-            "did you mean {}?",
-            if is_method { format!("x.{meant}(…)") } else { format!("{meant}(x)") }
-        );
-    }
-    format!(
-        "functions are {}, {}; methods on a value are {}",
-        functions::NAMES.join(", "),
-        FUNCTIONS.join(", "),
-        METHODS.join(", ")
-    )
 }

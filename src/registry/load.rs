@@ -124,8 +124,9 @@ pub(super) fn compile_sources(
 fn read<'s>(source: &'s SourceFile, allowance: &mut Allowance) -> File<'s> {
     let mut report = Report::new(source);
     let root = tree::parse(&mut report, allowance);
-    let document =
-        root.as_ref().map_or_else(Document::default, |root| document::read(root, &mut report));
+    let document = root
+        .as_ref()
+        .map_or_else(Document::default, |root| document::read::read(root, &mut report));
     File { report, root, document }
 }
 

@@ -2,15 +2,13 @@
 //!
 //! `parse` reads them from a text.
 
-mod parse;
+pub(super) mod parse;
 
 use std::fmt;
 
 use super::code::Code;
 use super::diagnostic::is_slip;
 use crate::config::Vars;
-
-pub(super) use parse::Cursor;
 
 /// Names that a text may read.
 #[derive(Debug, Clone, Copy)]
@@ -186,19 +184,6 @@ pub struct Path {
 }
 
 impl Path {
-    /// Parses a path without `?`: the text of `{path}` or of `changed("path")`.
-    ///
-    /// # Errors
-    /// A syntax error, or an unknown name. A variable must have a value.
-    pub fn parse(text: &str, names: &KnownNames<'_>) -> Result<Self, TextProblem> {
-        let mut cursor = Cursor { text, at: 0 };
-        let path = cursor.path(names)?;
-        if cursor.at < text.len() {
-            return Err(cursor.unexpected());
-        }
-        Ok(path)
-    }
-
     pub(super) fn from_steps(
         root: PathRoot,
         start: Start,

@@ -5,10 +5,10 @@
 //! ends a validation that exceeds it. `compare` implements equality and `uniqueItems`.
 
 mod compare;
+mod duplicates;
 mod meter;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -19,6 +19,8 @@ use serde_json::{Number, Value};
 use super::decimal::Decimal;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
+
+use duplicates::{has_one_of_each, last_of_each};
 
 pub(super) use meter::{
     Costs, Meter, NAME_BACKTRACK_LIMIT, WORK_PER_BACKTRACKING_MATCH, backtracking_units,
@@ -411,31 +413,6 @@ impl JsonNumber for PayloadNumber<'_> {
     fn is_written_as_integer(&self) -> bool {
         !self.0.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
     }
-}
-
-/// Maximum number of members that are compared pairwise.
-const FEW: usize = 16;
-
-fn has_one_of_each(members: &[(Cow<'_, str>, Json<'_>)]) -> bool {
-    if members.len() > FEW {
-        let mut names = HashSet::with_capacity(members.len());
-        return members.iter().all(|(name, _)| names.insert(&**name));
-    }
-    members
-        .iter()
-        .enumerate()
-        .all(|(at, (name, _))| members[..at].iter().all(|(other, _)| other != name))
-}
-
-pub(super) fn last_of_each(mut members: MemberList<'_>) -> MemberList<'_> {
-    if has_one_of_each(&members) {
-        return members;
-    }
-    let mut names = HashSet::new();
-    let mut last: MemberList<'_> =
-        members.drain(..).rev().filter(|(name, _)| names.insert(name.clone())).collect();
-    last.reverse();
-    last
 }
 
 #[cfg(test)]

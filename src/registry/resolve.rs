@@ -8,10 +8,11 @@ use super::budget::Budget;
 use super::data_schema::Verdict;
 use super::effect::{Effect, Failure, Matched, Resolution, RuleId};
 use super::explain::{Explanation, NoObserver, Observer};
+use super::lets::Lets;
 use super::model::{EventDefinition, Registry, Validate};
 use super::places::Places;
 use super::render::Stop;
-use super::scope::{EventScope, Lets, Scope};
+use super::scope::{EventScope, Scope};
 use crate::event::{Event, Json};
 use crate::printable::printable;
 use crate::reason::Reason;
@@ -255,7 +256,7 @@ impl<'r, 'e, O: Observer> Run<'r, 'e, O> {
                 self.rule(definition, rule, &scope, None)?;
                 continue;
             };
-            let items = scope.json(each);
+            let items = each.json(&scope);
             if self.is_spent() {
                 return Err(Stop::Spent);
             }

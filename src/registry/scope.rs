@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::budget::{Budget, Spent};
 use super::differs::differs;
-use super::expression::{Expression, Value};
+use super::expression::Value;
 use super::fault::Fault;
 use super::path::{EventField, Path, PathStep, Start};
 use super::places::{Elements, Places};
@@ -132,47 +132,16 @@ fn last_of<'j>(members: &[(Cow<'_, str>, Json<'j>)], name: &str) -> Option<Json<
 }
 
 /// Values of the definition's `let`s. Each is computed when it is first read.
-pub(super) struct Lets<'s> {
-    expressions: &'s [(String, Expression)],
-    values: Box<[OnceCell<Result<String, Fault>>]>,
-}
-
-impl<'s> Lets<'s> {
-    pub(super) fn new(expressions: &'s [(String, Expression)]) -> Self {
-        Self { expressions, values: expressions.iter().map(|_| OnceCell::new()).collect() }
-    }
-
-    pub(super) fn value<'a>(
-        &'a self,
-        at: usize,
-        event: &EventScope<'_>,
-    ) -> Result<Json<'a>, Fault> {
-        let (Some((name, expression)), Some(value)) =
-            (self.expressions.get(at), self.values.get(at))
-        else {
-            return Err(Fault::new("a `let` that the definition does not have"));
-        };
-        let compute = || {
-            // A `let` reads earlier ones only, so that there are no cycles.
-            if expression.lets().iter().any(|&earlier| earlier >= at) {
-                return Err(Fault::new(format!(
-                    "`let.{name}` reads one that does not stand before it"
-                )));
-            }
-            let scope = Scope { event, lets: self, item: None, places: &Places::default() };
-            let failed =
-                |fault: Fault| Fault::new(format!("`let.{name}` failed: {}", fault.message));
-            scope.json(expression).map_err(failed)
-        };
-        value.get_or_init(compute).as_ref().map(|text| Json::parsed(text)).map_err(Clone::clone)
-    }
+pub(super) trait LetValues {
+    /// Returns the value of the `let` at that place.
+    fn value<'a>(&'a self, at: usize, event: &EventScope<'_>) -> Result<Json<'a>, Fault>;
 }
 
 /// Values that a rule reads, for one element of its `each`.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'s, 'e> {
     pub(super) event: &'s EventScope<'e>,
-    pub(super) lets: &'s Lets<'s>,
+    pub(super) lets: &'s dyn LetValues,
     pub(super) item: Option<Json<'s>>,
     /// Positions of the parts of `let`s and items, for one rule.
     pub(super) places: &'s Places,
@@ -319,66 +288,6 @@ impl<'s, 'e: 's> Scope<'s, 'e> {
         let event: &'s Event<'_> = self.event.event;
         self.event.budget.work(1 + event.attributes.len() as u64 / 4)?;
         Ok(event.attribute(name))
-    }
-
-    /// Evaluates a `when`.
-    pub(super) fn condition(&self, expression: &Expression) -> Result<bool, Fault> {
-        if expression.is_json_text {
-            let text = self.json(expression)?;
-            return Json::trusted(&text)
-                .as_bool()
-                .ok_or_else(|| Fault::new("the result is neither true nor false"));
-        }
-        if let Some(path) = &expression.whole {
-            return match self.read(path, &[])? {
-                Some(Found::Json(json)) if !json.is_null() => json
-                    .as_bool()
-                    .ok_or_else(|| Fault::new(format!("`{path}` is neither true nor false"))),
-                _ => Err(Fault::absence(format!("`{path}` is absent or null"))),
-            };
-        }
-        match expression.evaluate(self)? {
-            Value::Bool(answer) => Ok(answer),
-            Value::Null | Value::AbsentPrevious => Err(Fault::absence("the result is null")),
-            _ => Err(Fault::new("the result is neither true nor false")),
-        }
-    }
-
-    /// Evaluates a `let` or an `each`, as JSON.
-    pub(super) fn json(&self, expression: &Expression) -> Result<String, Fault> {
-        if let Some(path) = &expression.whole {
-            return match self.read(path, &[])? {
-                Some(Found::Json(json))
-                    if expression.is_json_text && json.kind() == JsonKind::String =>
-                {
-                    self.json_in_text(path, json)
-                }
-                Some(Found::Json(json)) => {
-                    self.event.budget.bytes(json.text().len())?;
-                    Ok(json.text().to_owned())
-                }
-                _ => Err(Fault::absence(format!("`{path}` is absent"))),
-            };
-        }
-        let text = expression.evaluate(self)?.to_json(self.event.budget)?;
-        self.event.budget.work(text.len() as u64 / 8)?;
-        match Json::parse(&text) {
-            Ok(_) => Ok(text),
-            Err(error) => Err(Fault::new(format!("the value is {error}"))),
-        }
-    }
-}
-
-impl Scope<'_, '_> {
-    /// Returns the JSON that a text holds.
-    fn json_in_text(&self, path: &Path, json: Json<'_>) -> Result<String, Fault> {
-        self.event.budget.bytes(json.text().len())?;
-        self.event.budget.work(json.text().len() as u64 / 4)?;
-        let text = json.as_str().unwrap_or_default();
-        match Json::parse(&text) {
-            Ok(inner) => Ok(inner.text().to_owned()),
-            Err(error) => Err(Fault::new(format!("the text at `{path}` is {error}"))),
-        }
     }
 }
 

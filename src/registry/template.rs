@@ -2,7 +2,8 @@
 //! `render`.
 
 use super::code::Code;
-use super::path::{Cursor, KnownNames, Path, PathRoot, PathStep, TextProblem};
+use super::path::parse::Cursor;
+use super::path::{KnownNames, Path, PathRoot, PathStep, TextProblem};
 
 /// A compiled template.
 #[derive(Debug, Clone, PartialEq, Eq)]

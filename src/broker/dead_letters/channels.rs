@@ -1,7 +1,8 @@
 //! How many letters the next channel takes: as many as are likely to fit well into what is
 //! read ahead.
 
-use super::AHEAD_BYTES;
+/// Bytes that the connection reads ahead of its reader, beside one letter.
+pub(super) const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Letters of the first channel, where the size of letters is not known.
 const FIRST: u32 = 16;

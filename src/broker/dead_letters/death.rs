@@ -2,7 +2,6 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::DeadLetter;
 use crate::broker::convert::Delivery;
 use crate::broker::names::Names;
 use crate::broker::origin::{deaths, text_of};
@@ -14,6 +13,15 @@ pub struct Death {
     pub reason: String,
     /// Time, in seconds since the Unix epoch.
     pub time_s: Option<u64>,
+}
+
+/// Dead letter; if the broker dead-lettered it, as it was at first arrival.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// Message; a publisher's has the exchange and the routing key of its first arrival.
+    pub delivery: Delivery,
+    /// The broker's entry, if the broker dead-lettered it.
+    pub death: Option<Death>,
 }
 
 /// Reads the newest entry whose queue is ours.

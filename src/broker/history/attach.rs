@@ -23,6 +23,17 @@ pub(super) struct Reading {
     pub(super) consumer: Consumer,
 }
 
+/// Outcome of attaching at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attached {
+    /// A message came.
+    At(u64),
+    /// Nothing is there yet.
+    Nothing,
+    /// The broker failed.
+    Unreadable,
+}
+
 /// Begins to consume, on a channel of its own.
 ///
 /// With another consumer of the stream on the same channel, RabbitMQ 3.10 may send messages before
@@ -142,6 +153,10 @@ pub(super) fn cancelled(queue: &str) -> String {
 
 fn no_answer() -> BrokerError {
     BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+}
+
+pub(super) fn long_long(offset: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
 }
 
 pub(super) fn offset(value: &AMQPValue) -> Option<u64> {

@@ -12,52 +12,12 @@ use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
 use super::super::reply_text::is_internal_error;
+use super::attach::{Attached, long_long};
 use super::survey::{attach_all, comes, comes_before};
 use super::{History, cause};
 
-/// Failures at one offset before it counts as unreadable.
-const FAILURES_MAX: u32 = 3;
-
 /// Maximum time after the end of a connection until its cause is known.
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
-
-/// Number of the broker's failures at one offset.
-#[derive(Debug, Default)]
-pub(super) struct Failures {
-    at: u64,
-    count: u32,
-}
-
-impl Failures {
-    /// Notes the end of a connection if the broker failed. Returns whether it did.
-    pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
-        let failed = is_internal_error(cause);
-        if failed {
-            self.count = if self.at == at { self.count + 1 } else { 1 };
-            self.at = at;
-        }
-        failed
-    }
-
-    pub(super) fn are_many_at(&self, at: u64) -> bool {
-        self.at == at && self.count >= FAILURES_MAX
-    }
-
-    pub(super) fn forget(&mut self) {
-        self.count = 0;
-    }
-}
-
-/// Outcome of attaching at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attached {
-    /// A message came.
-    At(u64),
-    /// Nothing is there yet.
-    Nothing,
-    /// The broker failed.
-    Unreadable,
-}
 
 impl History {
     /// Returns why the connection ended; `error` may be only a consequence.
@@ -132,35 +92,5 @@ impl History {
                 if is_internal_error(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
             }
         }
-    }
-}
-
-pub(super) fn long_long(offset: u64) -> AMQPValue {
-    AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_failures_of_the_broker_at_one_offset_are_many() {
-        let mut failures = Failures::default();
-        for (at, cause, failed, many) in [
-            (7, "connection reset", false, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, true),
-        ] {
-            assert_eq!(
-                (failures.note(at, cause), failures.are_many_at(at)),
-                (failed, many),
-                "{at} {cause}"
-            );
-        }
-        failures.forget();
-        assert!(!failures.are_many_at(8));
     }
 }

@@ -10,6 +10,7 @@
 
 mod attach;
 mod behind;
+mod failures;
 mod nodes;
 mod survey;
 
@@ -30,7 +31,7 @@ use super::prefetch::Prefetch;
 use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
 use attach::{STREAM_OFFSET, has_replica, offset};
-use behind::Failures;
+use failures::Failures;
 pub use survey::{Found, Place, Survey};
 
 /// Maximum number of deliveries in flight, as far as their bodies permit.

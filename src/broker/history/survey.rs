@@ -19,8 +19,7 @@ use super::super::convert::long;
 use super::super::failure::BrokerError;
 use super::super::link::{ANSWER_TIMEOUT, answered};
 use super::super::reply_text::is_internal_error;
-use super::attach::{self, Reading, given};
-use super::behind::{Attached, long_long};
+use super::attach::{self, Attached, Reading, given, long_long};
 use super::{Connected, History};
 
 /// Maximum number of messages in a chunk (osiris keeps their number in 16 bits). The last chunk

@@ -8,15 +8,15 @@ mod canary;
 mod drop;
 mod list;
 mod replay;
+mod runtime;
 mod select;
 mod show;
 mod text;
 
-use std::future::Future;
-
 use clap::{Args, Subcommand};
 
-use super::{CliError, Exit, configure};
+use super::configure::configure;
+use super::{CliError, Exit};
 use crate::config::Scope;
 
 /// List, show, replay or drop dead letters
@@ -42,21 +42,9 @@ enum DlqCommand {
 pub(super) fn run(args: &DlqArgs) -> Result<Exit, CliError> {
     let config = configure(Scope::All)?;
     match &args.command {
-        DlqCommand::List(args) => block_on(list::list(args, &config)),
+        DlqCommand::List(args) => runtime::block_on(list::list(args, &config)),
         DlqCommand::Show(args) => show::run(args, &config),
-        DlqCommand::Replay(args) => block_on(replay::replay(args, &config)),
-        DlqCommand::Drop(args) => block_on(drop::drop(args, &config)),
+        DlqCommand::Replay(args) => runtime::block_on(replay::replay(args, &config)),
+        DlqCommand::Drop(args) => runtime::block_on(drop::drop(args, &config)),
     }
-}
-
-fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> Result<Exit, CliError> {
-    // The connection must be kept alive while one thread reads letters, or waits for an answer.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(CliError::internal)?;
-    let ended = runtime.block_on(command);
-    runtime.shutdown_background();
-    ended
 }

@@ -8,16 +8,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use clap::Args;
 
 use super::super::check::offline;
-use super::super::plan::{Planner, shown};
+use super::super::plan::Planner;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
 use super::browse::{browse, close, connect, signer};
+use super::runtime::block_on;
 use super::select::Selection;
 use crate::config::Config;
 use crate::event::line::{OwnedMessage, OwnedValue};
 use crate::event::{Event, header};
 use crate::ops::dead_letters::{Letter, Spool};
-use crate::printable::{printable_json, printable_lines};
+use crate::printable::{printable_json, printable_lines, shown};
 use crate::registry::{Explanation, Registry};
 
 /// Show dead letters with their headers, body, and the effects under the current rule files
@@ -62,7 +63,7 @@ pub(super) fn run(args: &ShowArgs, config: &Config) -> Result<Exit, CliError> {
         redact: args.redact,
         unset: RefCell::default(),
     };
-    super::block_on(show(args, config, &planner, loaded.registry.digest()))
+    block_on(show(args, config, &planner, loaded.registry.digest()))
 }
 
 async fn show<E: Fn(&Event<'_>) -> Explanation>(

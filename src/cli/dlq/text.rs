@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::super::paint::Paint;
-use super::super::plan::shown;
 use crate::ops::dead_letters::{Group, Letter};
+use crate::printable::shown;
 
 /// Maximum width of a column.
 const MAX_COLUMN_CHARS: usize = 40;

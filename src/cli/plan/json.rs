@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Plan;
+use super::meaning::Plan;
 use crate::event::json::write_string;
 use crate::quantity::format_duration;
 use crate::registry::{Action, Effect, Expiry, Only, RuleName, Stale};

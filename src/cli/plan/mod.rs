@@ -3,6 +3,7 @@
 //! This file reads events and resolves them. `text` prints a plan for people, `json` for programs.
 
 mod json;
+mod meaning;
 mod text;
 
 use std::cell::RefCell;
@@ -13,17 +14,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-pub(super) use text::shown;
+use meaning::Plan;
 
 use super::check::offline;
-use super::{CliError, Exit, configure};
+use super::configure::configure;
+use super::{CliError, Exit};
 use crate::config::{Scope, UnknownPolicy, Vars};
 use crate::event::line::OwnedMessage;
 use crate::event::{Decoded, Event, Message, Reading, decode};
 use crate::printable::{printable_json, printable_lines};
 use crate::reason::Reason;
 use crate::registry::{
-    Action, Effect, Explanation, Failure, Matched, Note, Registry, Resolution, RuleName,
+    Action, Effect, Explanation, Failure, Matched, Registry, Resolution, RuleName,
 };
 
 /// Show what events would do to the cache, without any server
@@ -54,17 +56,6 @@ const MAX_BESIDE_BODY_BYTES: usize = 1024 * 1024;
 
 /// Text in place of a hidden value.
 const HIDDEN: &str = "(hidden)";
-
-/// The meaning of one line, and its effects.
-struct Plan<'e> {
-    /// `None` if the line is not an event.
-    event: Option<&'e Event<'e>>,
-    matched: Matched,
-    effects: Vec<Effect>,
-    error: Option<(Reason, String)>,
-    /// Reasons why rules had no effect, or another one.
-    notes: Vec<Note>,
-}
 
 /// Resolves events and renders their plans.
 pub(super) struct Planner<'r, E> {

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::registry::LoaderId;
 use crate::registry::{
     Action, Expiry, Only, RuleId, Stale, Verb, Version, Warm, Write as WriteEffect,
 };
+use crate::registry::{LoaderId, Note};
 
 fn rules() -> Vec<RuleName> {
     [Verb::Delete, Verb::Write, Verb::Warm, Verb::Expire]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::Plan;
-use crate::printable::printable;
+use super::meaning::Plan;
+use crate::printable::shown;
 use crate::quantity::format_duration;
 use crate::registry::{Action, Effect, Expiry, Matched, Only, RuleName, Stale};
 
@@ -114,11 +114,6 @@ fn tags(tags: &[String]) -> Option<String> {
 pub(super) fn moment(millis: i64) -> String {
     jiff::Timestamp::from_millisecond(millis)
         .map_or_else(|_| millis.to_string(), |moment| moment.to_string())
-}
-
-/// Returns text of an event or a rule file, safe to print on a terminal.
-pub(in crate::cli) fn shown(text: &str) -> String {
-    printable(text).into_owned()
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::ReplayArgs;
+use super::args::ReplayArgs;
 use crate::broker::Place;
 use crate::ops::replay::{ReplayReport, Rest};
 use crate::printable::printable;

@@ -8,7 +8,6 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::super::plan::shown;
 use super::super::reach::reach_redis;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
@@ -17,6 +16,7 @@ use crate::config::Config;
 use crate::event::json::write_string;
 use crate::ops::Pace;
 use crate::printable::printable_json;
+use crate::printable::shown;
 use crate::quantity::Rate;
 
 /// Maximum time that the command waits for Redis if it goes away during the run.

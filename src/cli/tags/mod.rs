@@ -4,7 +4,8 @@ mod gc;
 
 use clap::{Args, Subcommand};
 
-use super::{CliError, Exit, configure};
+use super::configure::configure;
+use super::{CliError, Exit};
 use crate::config::Scope;
 
 /// Maintain the sets that hold the keys of each tag

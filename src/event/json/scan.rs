@@ -5,10 +5,46 @@
 
 use std::borrow::Cow;
 
-use super::{Json, MAX_DEPTH, MemberList};
+use super::{Json, JsonError, JsonKind, MAX_DEPTH, MemberList, slow};
+
+impl<'a> Json<'a> {
+    /// Checks a text and returns it as a value.
+    ///
+    /// # Errors
+    /// [`JsonError`] if it is not JSON, or is nested too deep.
+    pub fn parse(text: &'a str) -> Result<Self, JsonError> {
+        value(text).map_or_else(|| slow::read_value(text), Ok)
+    }
+
+    /// Checks a text and returns it with the members of its outermost level, in one pass. Only
+    /// objects have members.
+    ///
+    /// # Errors
+    /// Those of [`Json::parse`].
+    pub fn parse_members(text: &'a str) -> Result<(Self, MemberList<'a>), JsonError> {
+        object(text).map_or_else(|| slow::read_members(text), Ok)
+    }
+
+    /// Returns the members of an object in order, and nothing for any other value. It includes
+    /// duplicate names, of which the last one counts.
+    pub fn members(self) -> MemberList<'a> {
+        if self.kind() != JsonKind::Object {
+            return MemberList::new();
+        }
+        object(self.0).map(|(_, members)| members).unwrap_or_default()
+    }
+
+    /// Returns the elements of an array, and nothing for any other value.
+    pub fn elements(self) -> Vec<Json<'a>> {
+        if self.kind() != JsonKind::Array {
+            return Vec::new();
+        }
+        array(self.0).unwrap_or_default()
+    }
+}
 
 /// Returns the value and its members if the text is an object that [`Json`] may hold.
-pub(super) fn object(text: &str) -> Option<(Json<'_>, MemberList<'_>)> {
+fn object(text: &str) -> Option<(Json<'_>, MemberList<'_>)> {
     let mut scanner = Scanner::of(text);
     let mut members = MemberList::new();
     scanner.space();
@@ -23,7 +59,7 @@ pub(super) fn object(text: &str) -> Option<(Json<'_>, MemberList<'_>)> {
 }
 
 /// Returns the elements if the text is an array.
-pub(super) fn array(text: &str) -> Option<Vec<Json<'_>>> {
+fn array(text: &str) -> Option<Vec<Json<'_>>> {
     let mut scanner = Scanner::of(text);
     let mut elements = Vec::new();
     scanner.space();
@@ -33,7 +69,7 @@ pub(super) fn array(text: &str) -> Option<Vec<Json<'_>>> {
 }
 
 /// Returns the value in a text, of any kind.
-pub(super) fn value(text: &str) -> Option<Json<'_>> {
+fn value(text: &str) -> Option<Json<'_>> {
     let mut scanner = Scanner::of(text);
     scanner.space();
     let start = scanner.at;

@@ -6,9 +6,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Observer;
-use super::report::{ReplayReport, Rest};
+use super::report::{INTERRUPTED, ReplayReport, Rest};
 use super::resolver::weight_bytes;
-use super::run::INTERRUPTED;
 use crate::cache::{Cache, CommandError, Outage};
 use crate::ops::Pace;
 use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};

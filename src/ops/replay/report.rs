@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::printable::shown;
 use crate::reason::Reason;
 use crate::registry::{Effect, RuleId, Verb};
+
+/// Cause of a replay that was asked to stop.
+pub(super) const INTERRUPTED: &str = "interrupted";
 
 /// Maximum number of undone offsets that a report lists.
 const UNDONE_MAX: usize = 1_000;
@@ -134,29 +138,10 @@ impl ReplayReport {
         let problem = self.problems.entry(reason).or_insert_with(|| ReplayProblem {
             count: 0,
             offset,
-            message: printable(&message()),
+            message: shown(&message()),
         });
         problem.count += count;
     }
-}
-
-/// Returns the text with control characters escaped, because names from payloads must not reach a
-/// log or a terminal unescaped.
-fn printable(text: &str) -> String {
-    if !text.contains(is_unprintable) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(
-            |c| if is_unprintable(c) { c.escape_unicode().collect::<Vec<_>>() } else { vec![c] },
-        )
-        .collect()
-}
-
-/// Returns true for control characters, and for those that change the direction of text.
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -167,6 +152,6 @@ mod tests {
     fn a_replay_report_escapes_control_characters() {
         let mut report = ReplayReport::new(0, 0, 1, 1);
         report.problem(Reason::Malformed, 1, 0, || "a\n\u{1b}[31mb \u{202e}ä".into());
-        assert_eq!(report.problems[&Reason::Malformed].message, "a\\u{a}\\u{1b}[31mb \\u{202e}ä");
+        assert_eq!(report.problems[&Reason::Malformed].message, "a\\n\\u{1b}[31mb \\u{202e}ä");
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Applier;
 use super::intake::Intake;
 use super::progress::{Next, Step, TakenOver};
-use super::report::{ReplayReport, Rest};
+use super::report::{INTERRUPTED, ReplayReport, Rest};
 use super::resolver::{EVENT_TIME, Messages, Resolver, Rules, Unresolved};
 use super::{FENCE_MARGIN, Observer, Replay};
 use crate::backoff::Backoff;
@@ -25,9 +25,6 @@ const STALLED_AFTER: Duration = Duration::from_secs(3);
 
 /// Number of targets above which applying takes long enough to close the connection first.
 const MANY_TARGETS: usize = 1_000;
-
-/// Cause of a replay that was asked to stop.
-pub(super) const INTERRUPTED: &str = "interrupted";
 
 /// The reason why a part of the work was not done.
 type Cause = String;

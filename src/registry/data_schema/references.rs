@@ -1,5 +1,6 @@
 //! Resolves `$ref` within the schema, or from the root of its file.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
@@ -8,8 +9,23 @@ use url::Url;
 use super::super::code::Code;
 use super::super::diagnostic::Report;
 use super::super::tree::{Allowance, Content, Node, ScalarKind};
-use super::FileRoot;
 use super::walk::{self, Holds, holds};
+
+/// One file, as the target of `$ref`.
+pub(in super::super) struct FileRoot<'n> {
+    node: &'n Node,
+    json: OnceCell<Value>,
+}
+
+impl<'n> FileRoot<'n> {
+    pub(in super::super) fn new(node: &'n Node) -> Self {
+        Self { node, json: OnceCell::new() }
+    }
+
+    pub(super) fn json(&self) -> &Value {
+        self.json.get_or_init(|| self.node.to_json())
+    }
+}
 
 /// Reports references to other files, references to nothing, and schemas of another draft.
 pub(super) fn check(node: &Node, own: &Value, file: &FileRoot<'_>, report: &mut Report<'_>) {

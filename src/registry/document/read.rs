@@ -348,3 +348,17 @@ fn read_expect(node: &Node, report: &mut Report<'_>) -> Option<At<Vec<Text>>> {
         items.iter().filter_map(|item| text(item, "an element of `expect`", report)).collect();
     Some(At { at: node.at, value })
 }
+
+/// Returns the kinds of mappings, each with the keys that are read from it.
+#[cfg(test)]
+pub(crate) fn known_keys() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
+        ("RuleFile", DOCUMENT_KEYS.to_vec()),
+        ("Defaults", DEFAULTS_KEYS.to_vec()),
+        ("Loader", LOADER_KEYS.to_vec()),
+        ("EventDefinition", EVENT_KEYS.to_vec()),
+        ("Effect", super::effect::known_keys().collect()),
+        ("Example", EXAMPLE_KEYS.to_vec()),
+        ("ExampleEvent", EXAMPLE_EVENT_KEYS.to_vec()),
+    ]
+}

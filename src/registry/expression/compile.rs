@@ -6,14 +6,17 @@ use cel::common::ast::{
 };
 use cel::common::types::CelType;
 
+use super::names::{FUNCTIONS, METHODS, TYPES, functions_help};
 use super::node::{Call, Literal, Loop, LoopKind, Node, OPERANDS, Operation};
 use super::pattern::{PatternRefused, TextPatterns};
-use super::{FUNCTIONS, MAX_DEPTH, METHODS, TYPES, functions_help};
 use crate::registry::code::Code;
 use crate::registry::functions;
 use crate::registry::path::{
     self, EventField, KnownNames, Path, PathRoot, PathStep, Start, TextProblem,
 };
+
+/// Maximum depth of the tree, over which the interpreter recurses.
+const MAX_DEPTH: usize = 100;
 
 /// Returns the argument of an expression that is `json(x)`.
 pub(super) fn json_argument(ast: &IdedExpr) -> Option<&IdedExpr> {

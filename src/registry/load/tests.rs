@@ -418,7 +418,7 @@ fn the_keys_that_are_read_equal_those_of_the_json_schema() {
         keys.sort();
         keys
     };
-    for (name, read) in document::known_keys() {
+    for (name, read) in document::read::known_keys() {
         let mut read: Vec<String> = read.into_iter().map(str::to_owned).collect();
         read.sort();
         let described =

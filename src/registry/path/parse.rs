@@ -4,6 +4,21 @@ use super::super::code::Code;
 use super::known;
 use super::{EventField, KNOWN_FIELDS, KnownNames, Path, PathRoot, PathStep, Start, TextProblem};
 
+impl Path {
+    /// Parses a path without `?`: the text of `{path}` or of `changed("path")`.
+    ///
+    /// # Errors
+    /// A syntax error, or an unknown name. A variable must have a value.
+    pub fn parse(text: &str, names: &KnownNames<'_>) -> Result<Self, TextProblem> {
+        let mut cursor = Cursor { text, at: 0 };
+        let path = cursor.path(names)?;
+        if cursor.at < text.len() {
+            return Err(cursor.unexpected());
+        }
+        Ok(path)
+    }
+}
+
 /// Position in a text that holds a path.
 pub(in super::super) struct Cursor<'t> {
     pub(in super::super) text: &'t str,

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use serde_json::{Number, Value};
 
 use super::super::decimal::Decimal;
-use super::last_of_each;
+use super::duplicates::last_of_each;
 use crate::event::Json;
 use crate::event::json::{JsonKind, MemberList};
 

@@ -39,7 +39,7 @@ impl<'r, O: Observer> Run<'r, '_, O> {
     ) -> Result<(), Stop> {
         let mut in_doubt = false;
         if let Some(when) = &rule.when {
-            let answer = scope.condition(when);
+            let answer = when.condition(scope);
             if self.is_spent() {
                 return Err(Stop::Spent);
             }

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::super::budget::Budget;
+use super::super::lets::Lets;
 use super::super::places::Places;
-use super::super::scope::{EventScope, Lets, Scope};
+use super::super::scope::{EventScope, Scope};
 use super::oracle;
 use super::properties::{expression, hostile_json};
 use super::*;

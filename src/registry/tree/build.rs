@@ -11,9 +11,10 @@ use super::super::code::Code;
 use super::super::diagnostic::{Pos, Report};
 use super::allowance::{Allowance, MAX_ALIASED_BYTES, MAX_ALIASED_NODES, MAX_VALUES, Weight};
 use super::json_text::{as_yaml, json_error};
+use super::node::{Content, Member, Node, Scalar};
+use super::number::ScalarKind;
 use super::number::{core_kind, json_number};
 use super::trap::syntax_hint;
-use super::{Content, Member, Node, Scalar, ScalarKind};
 
 /// Maximum nesting of values.
 pub(super) const MAX_DEPTH: usize = 100;

@@ -2,7 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::ScalarKind;
+/// Type of a scalar in the core schema (YAML 1.2.2, section 10.3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScalarKind {
+    Null,
+    Bool,
+    Number,
+    Text,
+}
 
 /// Returns the type of a plain scalar in the core schema (YAML 1.2.2, section 10.3.2).
 pub(super) fn core_kind(text: &str) -> ScalarKind {
