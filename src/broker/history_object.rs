@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use super::deletion::Depth;
+use super::deletion::{DeletionSeen, Depth};
 use super::failure::{BrokerError, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
@@ -72,8 +72,9 @@ impl HistoryObject {
         &self,
         routing_keys: &[String],
         depth: Depth,
+        seen: &DeletionSeen,
     ) -> Result<Ensured, HistoryFault> {
-        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, depth)).await;
+        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, (depth, seen))).await;
         let ensured = ensured.unwrap_or_else(|_| {
             Err(BrokerError::Unreachable(format!(
                 "no answer within {} s",
@@ -104,7 +105,11 @@ impl HistoryObject {
         matches!(looked.await, Ok(Ok(true)))
     }
 
-    async fn ask(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, BrokerError> {
+    async fn ask(
+        &self,
+        routing_keys: &[String],
+        looking: (Depth, &DeletionSeen),
+    ) -> Result<Ensured, BrokerError> {
         let mut kept = self.link.lock().await;
         let link = self.link(&mut kept).await?;
         let ensured = topology::ensure_history(
@@ -112,7 +117,7 @@ impl HistoryObject {
             &self.config,
             (&self.names, self.history),
             routing_keys,
-            depth,
+            looking,
         )
         .await;
         // After a refusal the state of the connection is unknown.

@@ -25,6 +25,7 @@
 //! - `record`: the record of the last heal
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time
+//! - `lost`: events that may be lost
 //! - `steps`: the retry steps that workers use
 //! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
 //!
@@ -34,6 +35,7 @@ mod brokers;
 mod calls;
 mod census;
 mod heal;
+mod lost;
 mod owed;
 mod own;
 mod place;
@@ -50,6 +52,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 pub use census::LastCount;
+pub use lost::LostEvents;
 pub use owed::{OwedHeal, OwedHeals};
 pub(super) use own::{CheckpointWrite, OwnCheckpoints};
 pub use place::{HealFrom, LowWatermark};

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::heal_record::now_ms;
 use crate::broker::{BrokerError, History};
-use crate::cache::{Cache, Checkpoints, CommandError, HealFrom};
+use crate::cache::{Cache, Checkpoints, CommandError, HealFrom, LostEvents};
 use crate::config::{AmqpConfig, Config};
 use crate::ops::heal::{Healed, NotHealed, window};
 
@@ -42,6 +42,15 @@ impl HistoryStart {
     fn is_after(&self, from: HealFrom) -> bool {
         let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
+    }
+
+    /// Returns the span from which events may be lost, if a heal from that place was cut.
+    pub(super) fn lost_since(&self, from: HealFrom) -> LostEvents {
+        let noticed_ms = now_ms();
+        let born_ms = self.born_ms.load(Ordering::Relaxed);
+        let from_ms = from.time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+        let until_ms = if self.is_after(from) { born_ms } else { noticed_ms };
+        LostEvents { from_ms: from_ms.unwrap_or(0).min(until_ms), until_ms, noticed_ms }
     }
 
     /// Reads the time from the checkpoints, and saves it if they have an earlier one, also after

@@ -50,6 +50,7 @@ pub(crate) fn healthy() -> Status {
             healing: false,
             heal_progress: None,
             owed_heal: None,
+            lost_events: None,
             last_heal: None,
             workers: vec![worker("a:1"), worker("b:2")],
         }),

@@ -19,7 +19,7 @@ mod checkpoints;
 mod cluster;
 mod copies;
 mod crashes;
-mod deleted;
+pub(crate) mod deleted;
 mod forged;
 mod headers;
 mod limits;
