@@ -91,7 +91,7 @@ impl DeletionSeen {
     }
 }
 
-/// What the declaration of a missing object shows.
+/// Evidence that the declaration of a missing object gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shows {
     Nothing,

@@ -306,6 +306,43 @@ impl Session {
         Ok(mended)
     }
 
+    /// Returns whether the mark of the history exists, which the broker deletes with the history.
+    ///
+    /// `None`: there is no history, or the broker does not show it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn history_mark_exists(&self) -> Result<Option<bool>, BrokerError> {
+        match &self.history {
+            Some(history) => history.mark_exists().await,
+            None => Ok(None),
+        }
+    }
+
+    /// Binds the mark to the history again. Returns whether it is bound, as far as this worker may
+    /// bind.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn bind_history_mark(&self) -> Result<bool, BrokerError> {
+        match &self.history {
+            Some(history) => history.bind_mark().await,
+            None => Ok(false),
+        }
+    }
+
+    /// Makes the mark of the history. Returns false if this worker declares nothing, or the broker
+    /// refuses.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn create_history_mark(&self) -> Result<bool, BrokerError> {
+        match &self.history {
+            Some(history) => history.create_mark().await,
+            None => Ok(false),
+        }
+    }
+
     /// Binds the additional routing keys of a changed registry. Removes no binding.
     ///
     /// # Errors

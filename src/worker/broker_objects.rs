@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::heal_state::{HealState, Heals};
+use super::history_mark;
 use crate::broker::{DeletionSeen, Mended, Session, Signer};
 use crate::cache::{Cache, CommandError};
 use crate::http::Readiness;
@@ -51,7 +52,9 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
 pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> Infallible {
     let Heals { cache, gate, readiness, state, .. } = heals;
     let mut told = BTreeSet::new();
+    let mut saw_mark = false;
     loop {
+        history_mark::look(heals, session, &mut saw_mark).await;
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
         tokio::time::sleep(
             INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings),

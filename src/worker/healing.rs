@@ -101,7 +101,7 @@ impl<'s> Healer<'s> {
     }
 
     /// Owes a heal if workers used the queue and the history before, although neither existed when
-    /// this worker started. What waited in the queue is lost, so the heal will not be complete.
+    /// this worker started. The events that waited are lost, so the heal will not be complete.
     async fn owe_what_is_gone(&self) -> Result<(), CommandError> {
         let Heals { cache, state, .. } = self.heals;
         let marks = cache.read_checkpoints().await?;

@@ -12,7 +12,7 @@
 //!
 //! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
 
-mod away;
+pub(crate) mod away;
 mod brokers;
 mod caches;
 mod checkpoints;

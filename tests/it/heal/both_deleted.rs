@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use super::{heals, publish, readable, seed, stage, wait_gone, wait_marks};
+use super::histories::declare_history;
+use super::stops::age_marks;
+use super::{heals, mark_fields, publish, readable, seed, stage, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
+use crate::faults::away::declare_main;
 use crate::faults::deleted::delete_queue;
 use crate::status::json;
 use crate::support::{Worker, wait_until};
@@ -106,6 +109,34 @@ async fn lost_without_a_worker(stage: &Stage) {
     })
     .await;
     assert_eq!(json(stage, &[]).await.0, 1);
+}
+
+/// Another client declares both anew, as an import of definitions does after the deletion of a
+/// virtual host. The new queue and the new history agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_events_that_are_lost_in_a_swap_while_no_worker_runs_are_reported() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    wait_until(SOON, "the history has its mark", async || {
+        mark_fields(&stage).await.iter().any(|(field, _)| field == "history_mark")
+    })
+    .await;
+    worker.kill();
+    // A worker that starts later takes the killed one for dead.
+    age_marks(&stage, Duration::from_secs(20)).await;
+    seed(&stage.redis, SOME).await;
+    publish(&stage, SOME).await;
+    delete_both(&stage).await;
+    let channel = stage.new_channel().await;
+    declare_main(&stage, &channel).await;
+    declare_history(&stage, &channel).await;
+    for _ in 0..3 * SOME {
+        publish_one_more(&stage).await;
+    }
+    let worker = stage.worker(&[]).await;
+    wait_reported(&stage, &worker).await;
+    assert_stale(&stage).await;
 }
 
 /// Without a history, nothing can be applied again.
