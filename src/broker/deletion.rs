@@ -1,6 +1,7 @@
 //! Evidence that an object was deleted and declared again.
 //!
-//! Events may be in the history alone since the deletion.
+//! Events may be in the history alone since the deletion. A history that was declared again holds
+//! nothing from before.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,10 @@ pub struct DeletionSeen(Arc<Evidence>);
 #[derive(Debug, Default)]
 struct Evidence {
     is_noted: AtomicBool,
+    /// The main queue was declared, and neither it nor the history existed.
+    neither_existed: AtomicBool,
+    /// The history was declared.
+    declared_history: AtomicBool,
     /// Missing objects that this worker does not declare.
     missing: Mutex<BTreeSet<String>>,
 }
@@ -45,6 +50,31 @@ impl DeletionSeen {
         self.0.is_noted.store(true, Ordering::SeqCst);
     }
 
+    /// Returns whether neither the main queue nor the history existed before the first session.
+    pub fn neither_existed(&self) -> bool {
+        self.0.neither_existed.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the first session has begun, so that missing objects existed before.
+    pub fn objects_exist(&self) {
+        self.0.neither_existed.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns whether this worker declared the history, and clears it.
+    #[must_use]
+    pub fn take_declared_history(&self) -> bool {
+        self.0.declared_history.swap(false, Ordering::SeqCst)
+    }
+
+    fn declared(&self, shows: Shows) {
+        match shows {
+            Shows::Nothing => {}
+            Shows::Deletion => self.note(),
+            Shows::NeitherExisted => self.0.neither_existed.store(true, Ordering::SeqCst),
+            Shows::NewHistory => self.0.declared_history.store(true, Ordering::SeqCst),
+        }
+    }
+
     /// Notes whether an object that this worker does not declare exists during the session.
     ///
     /// Its absence is evidence once, until it exists again.
@@ -61,31 +91,51 @@ impl DeletionSeen {
     }
 }
 
+/// Evidence that the declaration of a missing object gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    /// Events may be in the history alone.
+    Deletion,
+    /// Neither the main queue nor the history existed. Only the checkpoints in Redis show whether
+    /// this is a first start.
+    NeitherExisted,
+    /// The history holds nothing from before.
+    NewHistory,
+}
+
 /// Declaration of a missing object.
 ///
 /// Dropping it notes the evidence, even if no answer came, because the broker may have declared the
 /// object.
 #[derive(Debug)]
-pub(super) struct Declaring<'d>(Option<&'d DeletionSeen>);
+pub(super) struct Declaring<'d> {
+    seen: &'d DeletionSeen,
+    shows: Shows,
+}
 
 impl<'d> Declaring<'d> {
-    /// Returns the declaration of an object of that kind. `seen` is `None` if no object existed
-    /// before.
-    pub(super) fn new(seen: Option<&'d DeletionSeen>, kind: Kind, depth: Depth) -> Self {
-        Self(seen.filter(|_| owes_heal(kind, depth)))
+    /// Returns the declaration of an object of that kind. `is_first`: the first session found no
+    /// history.
+    pub(super) fn new(seen: &'d DeletionSeen, is_first: bool, kind: Kind, depth: Depth) -> Self {
+        let shows = match kind {
+            Kind::History => Shows::NewHistory,
+            Kind::Main if is_first => Shows::NeitherExisted,
+            _ if !is_first && owes_heal(kind, depth) => Shows::Deletion,
+            _ => Shows::Nothing,
+        };
+        Self { seen, shows }
     }
 
     /// Notes nothing, because the broker refused to declare it.
     pub(super) fn refused(mut self) {
-        self.0 = None;
+        self.shows = Shows::Nothing;
     }
 }
 
 impl Drop for Declaring<'_> {
     fn drop(&mut self) {
-        if let Some(seen) = self.0 {
-            seen.note();
-        }
+        self.seen.declared(self.shows);
     }
 }
 
@@ -108,13 +158,19 @@ mod tests {
     #[test]
     fn a_declaration_is_evidence_unless_it_was_refused() {
         let seen = DeletionSeen::default();
-        Declaring::new(Some(&seen), Kind::Main, Depth::Arguments).refused();
-        drop(Declaring::new(Some(&seen), Kind::Retry, Depth::Arguments));
-        drop(Declaring::new(Some(&seen), Kind::Dead, Depth::Existence));
-        drop(Declaring::new(None, Kind::Main, Depth::Arguments));
-        assert!(!seen.is_noted());
-        drop(Declaring::new(Some(&seen), Kind::Slow, Depth::Arguments));
+        let declare = |is_first, kind, depth| Declaring::new(&seen, is_first, kind, depth);
+        declare(false, Kind::Main, Depth::Arguments).refused();
+        declare(true, Kind::Main, Depth::Arguments).refused();
+        drop(declare(false, Kind::Retry, Depth::Arguments));
+        drop(declare(false, Kind::Dead, Depth::Existence));
+        drop(declare(true, Kind::Slow, Depth::Arguments));
+        assert!(!seen.is_noted() && !seen.neither_existed() && !seen.take_declared_history());
+        drop(declare(false, Kind::Slow, Depth::Arguments));
         assert!(seen.is_noted() && seen.take() && !seen.take());
+        drop(declare(true, Kind::Main, Depth::Arguments));
+        assert!(seen.neither_existed() && !seen.is_noted());
+        drop(declare(true, Kind::History, Depth::Arguments));
+        assert!(seen.take_declared_history() && !seen.take_declared_history());
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use super::deletion::Depth;
+use super::deletion::{DeletionSeen, Depth};
 use super::failure::{BrokerError, TopologyProblem};
+use super::history_mark;
 use super::link::{EndSignal, Link};
 use super::names::Names;
 use super::reply_text;
 use super::topology::{self, Declared, Ensured};
-use crate::config::{AmqpConfig, HistoryConfig};
+use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 /// Maximum time for all questions about the history together: a session does not wait longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,8 +73,9 @@ impl HistoryObject {
         &self,
         routing_keys: &[String],
         depth: Depth,
+        seen: &DeletionSeen,
     ) -> Result<Ensured, HistoryFault> {
-        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, depth)).await;
+        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, (depth, seen))).await;
         let ensured = ensured.unwrap_or_else(|_| {
             Err(BrokerError::Unreachable(format!(
                 "no answer within {} s",
@@ -104,7 +106,45 @@ impl HistoryObject {
         matches!(looked.await, Ok(Ok(true)))
     }
 
-    async fn ask(&self, routing_keys: &[String], depth: Depth) -> Result<Ensured, BrokerError> {
+    /// Returns whether the mark exists; `None` if the broker does not show it.
+    pub(super) async fn mark_exists(&self) -> Result<Option<bool>, BrokerError> {
+        self.ask_mark(async |link| history_mark::exists(link, &self.names.history).await).await
+    }
+
+    /// Binds the mark to the history again. Returns whether it is bound, as far as this worker may
+    /// bind.
+    pub(super) async fn bind_mark(&self) -> Result<bool, BrokerError> {
+        if self.config.declare == DeclarePolicy::None {
+            return Ok(true);
+        }
+        self.ask_mark(async |link| history_mark::bind(link, &self.names.history).await).await
+    }
+
+    /// Declares and binds the mark. Returns false if this worker declares nothing, or the broker
+    /// refuses.
+    pub(super) async fn create_mark(&self) -> Result<bool, BrokerError> {
+        if self.config.declare == DeclarePolicy::None {
+            return Ok(false);
+        }
+        self.ask_mark(async |link| history_mark::create(link, &self.names.history).await).await
+    }
+
+    async fn ask_mark<T>(
+        &self,
+        question: impl AsyncFnOnce(&Link) -> Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        let mut kept = self.link.lock().await;
+        let link = self.link(&mut kept).await?;
+        let answer = question(&link).await?;
+        *kept = Some(link);
+        Ok(answer)
+    }
+
+    async fn ask(
+        &self,
+        routing_keys: &[String],
+        looking: (Depth, &DeletionSeen),
+    ) -> Result<Ensured, BrokerError> {
         let mut kept = self.link.lock().await;
         let link = self.link(&mut kept).await?;
         let ensured = topology::ensure_history(
@@ -112,7 +152,7 @@ impl HistoryObject {
             &self.config,
             (&self.names, self.history),
             routing_keys,
-            depth,
+            looking,
         )
         .await;
         // After a refusal the state of the connection is unknown.

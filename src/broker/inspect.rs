@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::convert::short;
 use super::failure::{BrokerError, Refusal};
+use super::history_mark;
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
 use crate::config::AmqpConfig;
@@ -133,6 +134,15 @@ impl Inspector {
                 | Refusal::Passing(words) => Err(BrokerError::Unreachable(words)),
             },
         }
+    }
+
+    /// Returns whether the mark of the history exists, which the broker deletes with the history;
+    /// `None` if the broker does not show it.
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub async fn history_mark_exists(&self) -> Result<Option<bool>, BrokerError> {
+        history_mark::exists(&self.link, &self.names.history).await
     }
 
     /// Closes the connection cleanly.

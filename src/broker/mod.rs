@@ -7,7 +7,8 @@
 //! In reading order:
 //! - Connection: `session`, `link`, `greeting`, `nesting`, `short_text`, `throttle`, `failure`,
 //!   `reply_text`.
-//! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `permitted`.
+//! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `history_mark`,
+//!   `permitted`.
 //! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
 //!   `owned`.
 //! - Publishing: `publisher`, `copy`, `wire`.
@@ -24,6 +25,7 @@ mod deletion;
 mod failure;
 mod greeting;
 mod history;
+mod history_mark;
 mod history_object;
 mod inspect;
 mod lane;

@@ -64,6 +64,10 @@ pub enum Start {
 struct Found {
     declared: Vec<Declared>,
     history_was_missing: bool,
+    /// The first session of the worker found no history: no object may have existed before.
+    is_first: bool,
+    /// Neither the main queue nor the history existed before the first session.
+    is_first_ever: bool,
     /// The history is still missing.
     history_is_missing: bool,
     history_fault: Option<String>,
@@ -74,8 +78,6 @@ struct Found {
 pub struct Mended {
     /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
     pub declared: Vec<String>,
-    /// The session declared the history.
-    pub has_declared_history: bool,
     /// Objects that are missing or differ, and that the session could not fix.
     pub problems: Vec<String>,
     /// The history is missing, and this worker does not declare it.
@@ -143,11 +145,13 @@ impl Session {
             Some(history) => history.is_missing().await,
             None => true,
         };
-        let existed = Some(seen).filter(|_| !history_was_missing);
+        // A later session knows that the objects existed.
+        let is_first = history_was_missing && start == Start::First;
+        let noting = (seen, is_first);
         let ensured =
-            topology::ensure(&consume, config, &names, &keys, Depth::Arguments, existed).await;
+            topology::ensure(&consume, config, &names, &keys, Depth::Arguments, noting).await;
         let history_ensured = match &history {
-            Some(history) => history.ensure(&keys, Depth::Arguments).await,
+            Some(history) => history.ensure(&keys, Depth::Arguments, seen).await,
             None => Ok(Ensured::default()),
         };
         let ensured = all_problems(ensured, &history_ensured, start)?;
@@ -163,7 +167,15 @@ impl Session {
             Err(fault) => (fault.is_missing(), Some(fault.words())),
         };
         let declared = ensured.declared;
-        let found = Found { declared, history_was_missing, history_is_missing, history_fault };
+        let found = Found {
+            declared,
+            history_was_missing,
+            is_first,
+            // An attempt before this one may have declared the objects.
+            is_first_ever: seen.neither_existed(),
+            history_is_missing,
+            history_fault,
+        };
         Ok(Self {
             config: config.clone(),
             origins: Origins::new(signer, &names),
@@ -197,10 +209,11 @@ impl Session {
         &self.warnings
     }
 
-    /// Returns whether both the main queue and the history were missing: no event can have arrived
-    /// before.
+    /// Returns whether both the main queue and the history were missing before the first session.
+    ///
+    /// If Redis holds no checkpoint either, no event can have arrived before.
     pub fn is_first_ever(&self) -> bool {
-        self.main_was_missing() && self.found.history_was_missing
+        self.found.is_first_ever
     }
 
     /// Returns whether the session had to declare the main queue.
@@ -219,18 +232,18 @@ impl Session {
     ///
     /// They existed before, so events may be in the history alone.
     pub fn owes_heal(&self) -> bool {
-        !self.found.history_was_missing
+        !self.found.is_first
             && self.found.declared.iter().any(|declared| owes_heal(declared.kind, Depth::Arguments))
     }
 
-    /// Returns whether the session had to declare the history although the main queue existed.
+    /// Returns whether the history was missing although events may have arrived before.
     ///
     /// The earlier contents of the history are lost.
     pub fn has_declared_history_anew(&self) -> bool {
         self.history.is_some()
             && self.found.history_was_missing
             && self.found.history_fault.is_none()
-            && !self.main_was_missing()
+            && !self.is_first_ever()
     }
 
     /// Returns whether the history was missing at the start, and this worker does not declare it.
@@ -271,7 +284,7 @@ impl Session {
             &self.names,
             &keys,
             Depth::Existence,
-            Some(&self.seen),
+            (&self.seen, false),
         )
         .await
         {
@@ -282,11 +295,8 @@ impl Session {
             Err(error) => return Err(error),
         }
         if let Some(history) = &self.history {
-            match history.ensure(&keys, Depth::Existence).await {
-                Ok(ensured) => {
-                    mended.has_declared_history = !ensured.declared.is_empty();
-                    mended.declared.extend(in_words(&ensured.declared));
-                }
+            match history.ensure(&keys, Depth::Existence, &self.seen).await {
+                Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
                 Err(fault) => {
                     mended.history_is_missing = fault.is_missing();
                     mended.history_fault = Some(fault.words());
@@ -294,6 +304,43 @@ impl Session {
             }
         }
         Ok(mended)
+    }
+
+    /// Returns whether the mark of the history exists, which the broker deletes with the history.
+    ///
+    /// `None`: there is no history, or the broker does not show it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn history_mark_exists(&self) -> Result<Option<bool>, BrokerError> {
+        match &self.history {
+            Some(history) => history.mark_exists().await,
+            None => Ok(None),
+        }
+    }
+
+    /// Binds the mark to the history again. Returns whether it is bound, as far as this worker may
+    /// bind.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn bind_history_mark(&self) -> Result<bool, BrokerError> {
+        match &self.history {
+            Some(history) => history.bind_mark().await,
+            None => Ok(false),
+        }
+    }
+
+    /// Makes the mark of the history. Returns false if this worker declares nothing, or the broker
+    /// refuses.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn create_history_mark(&self) -> Result<bool, BrokerError> {
+        match &self.history {
+            Some(history) => history.create_mark().await,
+            None => Ok(false),
+        }
     }
 
     /// Binds the additional routing keys of a changed registry. Removes no binding.
@@ -307,7 +354,7 @@ impl Session {
         let added: Vec<String> = wanted.difference(&bound()).cloned().collect();
         topology::bind(&self.consume, &self.config, &self.names.main, &added).await?;
         if let Some(history) = &self.history
-            && let Err(fault) = history.ensure(&added, Depth::Existence).await
+            && let Err(fault) = history.ensure(&added, Depth::Existence, &self.seen).await
         {
             tracing::warn!(
                 cause = fault.words(),

@@ -36,8 +36,8 @@ pub(super) struct Declared {
 /// Finds or declares the exchange and every queue except the history, and binds the main queue to
 /// `routing_keys`.
 ///
-/// Notes in `seen`, whatever the outcome, each deleted object that it declared again. `None` means
-/// that no object existed before.
+/// Notes in `seen`, whatever the outcome, each deleted object that it declared again. `is_first`:
+/// the first session found no history, so a missing object may never have existed.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] with all problems; [`BrokerError::Unreachable`].
@@ -47,9 +47,9 @@ pub(super) async fn ensure(
     names: &Names,
     routing_keys: &[String],
     depth: Depth,
-    seen: Option<&DeletionSeen>,
+    (seen, is_first): (&DeletionSeen, bool),
 ) -> Result<Ensured, BrokerError> {
-    let mut broker = Objects { seen, ..Objects::new(link, config.declare, depth) };
+    let mut broker = Objects { is_first, ..Objects::new(link, config.declare, depth, seen) };
     broker.exchange(&config.exchange, routing_keys).await?;
     for spec in queue_specs(names) {
         broker.queue(spec).await?;
@@ -72,9 +72,9 @@ pub(super) async fn ensure_history(
     config: &AmqpConfig,
     (names, history): (&Names, HistoryConfig),
     routing_keys: &[String],
-    depth: Depth,
+    (depth, seen): (Depth, &DeletionSeen),
 ) -> Result<Ensured, BrokerError> {
-    let mut broker = Objects::new(link, config.declare, depth);
+    let mut broker = Objects::new(link, config.declare, depth, seen);
     broker.queue(history_spec(names, history)).await?;
     if broker.problems.is_empty() {
         broker.bind(&names.history, &config.exchange, routing_keys).await?;
@@ -88,7 +88,8 @@ pub(super) async fn ensure_history(
 /// [`BrokerError::Unreachable`]
 pub(super) async fn is_missing(link: &Link, queue: &str) -> Result<bool, BrokerError> {
     let Some(name) = short(queue) else { return Ok(true) };
-    let mut broker = Objects::new(link, DeclarePolicy::None, Depth::Existence);
+    let seen = DeletionSeen::default();
+    let mut broker = Objects::new(link, DeclarePolicy::None, Depth::Existence, &seen);
     let options =
         QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let found = broker
@@ -109,7 +110,8 @@ pub(super) async fn bind(
     queue: &str,
     routing_keys: &[String],
 ) -> Result<(), BrokerError> {
-    let mut broker = Objects::new(link, config.declare, Depth::Existence);
+    let seen = DeletionSeen::default();
+    let mut broker = Objects::new(link, config.declare, Depth::Existence, &seen);
     broker.bind(queue, &config.exchange, routing_keys).await?;
     broker.ensured().map(drop)
 }
@@ -124,11 +126,12 @@ struct Objects<'a> {
     channel: Option<Channel>,
     problems: Vec<TopologyProblem>,
     ensured: Ensured,
-    seen: Option<&'a DeletionSeen>,
+    seen: &'a DeletionSeen,
+    is_first: bool,
 }
 
 impl<'l> Objects<'l> {
-    fn new(link: &'l Link, policy: DeclarePolicy, depth: Depth) -> Self {
+    fn new(link: &'l Link, policy: DeclarePolicy, depth: Depth, seen: &'l DeletionSeen) -> Self {
         Self {
             link,
             policy,
@@ -136,7 +139,8 @@ impl<'l> Objects<'l> {
             channel: None,
             problems: Vec::new(),
             ensured: Ensured::default(),
-            seen: None,
+            seen,
+            is_first: false,
         }
     }
 
@@ -169,7 +173,8 @@ impl<'l> Objects<'l> {
         let found = self.ask(async |channel| declare(channel, true).await).await?;
         let outcome = match (found, self.policy) {
             (Err(Refusal::Missing(_)), DeclarePolicy::All) => {
-                let declaring = Declaring::new(self.seen, Kind::Exchange, self.depth);
+                let declaring =
+                    Declaring::new(self.seen, self.is_first, Kind::Exchange, self.depth);
                 let declared = self.ask(async |channel| declare(channel, false).await).await?;
                 if declared.is_ok() {
                     self.declared(Kind::Exchange, &object);
@@ -242,7 +247,8 @@ impl<'l> Objects<'l> {
         let mut adopted = Vec::new();
         let mut outcome = found;
         if declares {
-            let declaring = Declaring::new(self.seen.filter(|_| is_missing), spec.kind, self.depth);
+            let declaring =
+                is_missing.then(|| Declaring::new(self.seen, self.is_first, spec.kind, self.depth));
             outcome = loop {
                 match self
                     .ask(async |channel| declare(channel, false, spec.arguments.clone()).await)
@@ -254,7 +260,9 @@ impl<'l> Objects<'l> {
                     outcome => break outcome,
                 }
             };
-            if outcome.is_err() {
+            if outcome.is_err()
+                && let Some(declaring) = declaring
+            {
                 declaring.refused();
             }
         }
@@ -316,8 +324,8 @@ impl<'l> Objects<'l> {
             Err(Refusal::Missing(_)) => false,
             Err(_) => return,
         };
-        if let Some(seen) = self.seen.filter(|_| self.depth == Depth::Existence) {
-            seen.looked_at(kind, object, exists);
+        if self.depth == Depth::Existence {
+            self.seen.looked_at(kind, object, exists);
         }
     }
 

@@ -26,6 +26,7 @@
 //! - `record`: the record of the last heal
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time
+//! - `lost`: events that may be lost
 //! - `steps`: the retry steps that workers use
 //! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
 //!
@@ -35,6 +36,7 @@ mod brokers;
 mod calls;
 mod census;
 mod heal;
+mod lost;
 mod moved;
 mod owed;
 mod own;
@@ -51,6 +53,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 
 pub use census::LastCount;
+pub use lost::LostEvents;
 pub use owed::{OwedHeal, OwedHeals};
 pub(super) use own::{CheckpointWrite, OwnCheckpoints};
 pub use place::{HealFrom, LowWatermark};

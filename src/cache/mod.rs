@@ -54,7 +54,8 @@ pub use applied::{Applied, KeyHits};
 pub use aside::Asides;
 pub use checkpoints::{
     Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom, HealProgress,
-    HealRecord, HealTurn, LastCount, LowWatermark, Owed, OwedHeal, OwedHeals, Tick, Unhealed,
+    HealRecord, HealTurn, LastCount, LostEvents, LowWatermark, Owed, OwedHeal, OwedHeals, Tick,
+    Unhealed,
 };
 pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;

@@ -52,6 +52,7 @@ struct Inner {
     reload_failures: Counter,
     heals: Counter,
     heal_owed: Gauge,
+    events_lost: Gauge,
     pruned: Counter,
 }
 
@@ -94,6 +95,7 @@ impl Metrics {
             reload_failures: Counter::default(),
             heals: Counter::default(),
             heal_owed: Gauge::default(),
+            events_lost: Gauge::default(),
             pruned: Counter::default(),
         };
         // The library appends `_total` to the names of counters.
@@ -160,6 +162,11 @@ impl Metrics {
             "unstale_heal_owed",
             "1 while a heal is due and the history could not be read yet",
             inner.heal_owed.clone(),
+        );
+        names.register(
+            "unstale_events_lost",
+            "1 for a day after events may have been lost: neither a queue nor the history holds them",
+            inner.events_lost.clone(),
         );
         names.register(
             "unstale_heals",
@@ -289,6 +296,11 @@ impl Metrics {
     /// Sets whether a heal is due that could not be done yet.
     pub fn set_heal_owed(&self, owed: bool) {
         self.0.heal_owed.set(i64::from(owed));
+    }
+
+    /// Sets whether events may have been lost in the last day.
+    pub fn set_events_lost(&self, lost: bool) {
+        self.0.events_lost.set(i64::from(lost));
     }
 
     /// Counts a heal: Redis had lost writes, and the history was applied again.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::heal_state::{HealState, Heals};
-use crate::broker::{Mended, Session, Signer};
+use super::history_mark;
+use crate::broker::{DeletionSeen, Mended, Session, Signer};
 use crate::cache::{Cache, CommandError};
 use crate::http::Readiness;
 
@@ -34,6 +35,7 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
             warn!(?declared, "objects in RabbitMQ were missing: declared again");
         }
     }
+    note_new_history(state, session.deletion_seen());
     if session.has_declared_history_anew() {
         state.history_start.is_now();
     }
@@ -43,13 +45,16 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
     state.first_ever.send_if_modified(|known| {
         known.is_none() && known.replace(session.is_first_ever()).is_none()
     });
+    session.deletion_seen().objects_exist();
 }
 
 /// Checks the objects again and again; never returns.
 pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> Infallible {
     let Heals { cache, gate, readiness, state, .. } = heals;
     let mut logged = BTreeSet::new();
+    let mut saw_mark = false;
     loop {
+        history_mark::look(heals, session, &mut saw_mark).await;
         let bindings = u32::try_from(session.bindings()).unwrap_or(u32::MAX);
         tokio::time::sleep(
             INTERVAL + JITTER.mul_f64(fastrand::f64()) + PER_BINDING.saturating_mul(bindings),
@@ -63,6 +68,7 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
                 "a queue or the exchange was deleted while workers ran: events may have gone to the history alone",
             );
         }
+        note_new_history(state, session.deletion_seen());
         match mended {
             Ok(mended) => note(state, readiness, mended, &mut logged),
             // A failure that ends the session is noticed elsewhere.
@@ -79,9 +85,6 @@ fn note(state: &HealState, readiness: &Readiness, mended: Mended, logged: &mut B
     if !mended.declared.is_empty() {
         warn!(declared = ?mended.declared, "objects in RabbitMQ were missing: declared again");
     }
-    if mended.has_declared_history {
-        state.history_start.is_now();
-    }
     state.history_start.looked(mended.history_is_missing);
     for problem in &mended.problems {
         if logged.insert(problem.clone()) {
@@ -95,6 +98,13 @@ fn note(state: &HealState, readiness: &Readiness, mended: Mended, logged: &mut B
         Err(mended.problems.join("; ").into())
     });
     note_history(state, mended.history_fault);
+}
+
+/// Notes that this worker declared the history, unless it may be its first start.
+pub(super) fn note_new_history(state: &HealState, seen: &DeletionSeen) {
+    if seen.take_declared_history() && !seen.neither_existed() {
+        state.history_start.is_now();
+    }
 }
 
 /// Logs when the history becomes unusable, and when it is usable again.

@@ -70,6 +70,8 @@ async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, 
         let knows_others = !marks.steps_but(&config.amqp.retry_delays).is_empty();
         state.knows_other_steps.store(knows_others, Ordering::Relaxed);
         state.history_start.note(cache, marks).await?;
+        owed.note_lost(cache, marks).await?;
+        metrics.set_events_lost(marks.lost().is_some());
         state.broker_identity.note(cache, &config.amqp, marks).await?;
         if !covered.is_empty() {
             cache.take_over(covered).await?;

@@ -212,6 +212,11 @@ async fn perform(
                 warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
             }
             let mut changes = work.changes.clone();
+            if work.is_owed && !complete && passed_over.is_empty() {
+                let lost = state.history_start.lost_since(from);
+                state.owed.lose(lost);
+                changes.push(marks.note_lost(lost));
+            }
             if work.is_owed {
                 changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
             }
@@ -223,7 +228,13 @@ async fn perform(
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
             error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
-            Ok(work.changes.clone())
+            let mut changes = work.changes.clone();
+            if work.is_owed {
+                let lost = state.history_start.lost_since(from);
+                state.owed.lose(lost);
+                changes.push(marks.note_lost(lost));
+            }
+            Ok(changes)
         }
         Ok(Healed::NoHistory) => Err(
             "there is no history: a worker declares it again, and what the old one held is gone"

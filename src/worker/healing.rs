@@ -78,8 +78,11 @@ impl<'s> Healer<'s> {
     pub(super) async fn ensure(&self) -> Result<(), Unhealed> {
         // A worker whose user RabbitMQ refuses must not heal first.
         let Heals { config, cache, metrics, readiness, state, .. } = self.heals;
-        state.is_first_ever().await;
+        let is_first_ever = state.is_first_ever().await;
         if config.heals() {
+            if is_first_ever {
+                self.owe_what_is_gone().await?;
+            }
             let is_first = !self.remembers.load(Ordering::Relaxed);
             if let Err(cause) = state
                 .broker_identity
@@ -94,6 +97,21 @@ impl<'s> Healer<'s> {
         // From now on a missing queue is a loss.
         state.first_ever.send_replace(Some(false));
         readiness.set_healed(Ok(()));
+        Ok(())
+    }
+
+    /// Owes a heal if workers used the queue and the history before, although neither existed when
+    /// this worker started. The events that waited are lost, so the heal will not be complete.
+    async fn owe_what_is_gone(&self) -> Result<(), CommandError> {
+        let Heals { cache, state, .. } = self.heals;
+        let marks = cache.read_checkpoints().await?;
+        if marks.lowest().is_some() {
+            state.history_start.is_now();
+            state.owed.owe_from(
+                from(&marks),
+                "the queue and the history were deleted while no worker ran, or RabbitMQ was replaced by another one",
+            );
+        }
         Ok(())
     }
 
@@ -260,9 +278,6 @@ impl<'s> Healer<'s> {
         } else {
             heal(config, &live.registry, cache, (from, None), &guard).await?
         };
-        if is_new_broker && marks.lowest().is_some() {
-            state.history_start.is_now();
-        }
         let healed = state.history_start.judge(config, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
         let record = match &healed {

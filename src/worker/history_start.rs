@@ -3,12 +3,13 @@
 //! others.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 
 use super::heal_record::now_ms;
-use crate::broker::{BrokerError, History};
-use crate::cache::{Cache, Checkpoints, CommandError, HealFrom};
+use crate::broker::{BrokerError, History, Inspector};
+use crate::cache::{Cache, Checkpoints, CommandError, HealFrom, LostEvents};
 use crate::config::{AmqpConfig, Config};
 use crate::ops::heal::{Healed, NotHealed, window};
 
@@ -19,6 +20,8 @@ pub(super) struct HistoryStart {
     born_ms: AtomicU64,
     /// True if the last look found no history.
     is_missing: AtomicBool,
+    /// The broker at which the history has its mark, as far as this worker knows.
+    mark: Mutex<Option<String>>,
 }
 
 impl HistoryStart {
@@ -35,6 +38,41 @@ impl HistoryStart {
         }
     }
 
+    /// Notes that the history has its mark at that broker.
+    pub(super) fn made_mark(&self, broker: String) {
+        self.change_mark(|mark| *mark = Some(broker));
+    }
+
+    /// Notes that the history has no mark.
+    pub(super) fn forget_mark(&self) {
+        self.change_mark(|mark| *mark = None);
+    }
+
+    /// Returns whether the history had its mark at that broker.
+    pub(super) fn knows_mark(&self, marks: &Checkpoints, broker: &str) -> bool {
+        marks.history_mark() == Some(broker) || self.change_mark(|mark| mark.is_some())
+    }
+
+    fn change_mark<T>(&self, change: impl FnOnce(&mut Option<String>) -> T) -> T {
+        change(&mut self.mark.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns whether somebody deleted the history and declared it anew, as its mark shows.
+    async fn is_another(
+        &self,
+        amqp: &AmqpConfig,
+        marks: &Checkpoints,
+    ) -> Result<bool, BrokerError> {
+        if marks.history_mark().is_none() && self.change_mark(|mark| mark.is_none()) {
+            return Ok(false);
+        }
+        let inspector = Inspector::connect(amqp).await?;
+        let exists = inspector.history_mark_exists().await?;
+        let broker = inspector.broker().unwrap_or_default();
+        inspector.close().await;
+        Ok(exists == Some(false) && self.knows_mark(marks, &broker))
+    }
+
     fn learn(&self, born_ms: u64) {
         self.born_ms.fetch_max(born_ms, Ordering::Relaxed);
     }
@@ -42,6 +80,15 @@ impl HistoryStart {
     fn is_after(&self, from: HealFrom) -> bool {
         let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
+    }
+
+    /// Returns the span from which events may be lost, if a heal from that place was cut.
+    pub(super) fn lost_since(&self, from: HealFrom) -> LostEvents {
+        let noticed_ms = now_ms();
+        let born_ms = self.born_ms.load(Ordering::Relaxed);
+        let from_ms = from.time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+        let until_ms = if self.is_after(from) { born_ms } else { noticed_ms };
+        LostEvents { from_ms: from_ms.unwrap_or(0).min(until_ms), until_ms, noticed_ms }
     }
 
     /// Reads the time from the checkpoints, and saves it if they have an earlier one, also after
@@ -54,7 +101,15 @@ impl HistoryStart {
         let held = marks.history_born_ms();
         self.learn(held);
         let born_ms = self.born_ms.load(Ordering::Relaxed);
-        if held < born_ms { cache.note_history_birth(born_ms).await } else { Ok(()) }
+        if held < born_ms {
+            cache.note_history_birth(born_ms).await?;
+        }
+        match self.change_mark(|mark| mark.clone()) {
+            Some(broker) if marks.history_mark() != Some(broker.as_str()) => {
+                cache.note_history_mark(&broker).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the result of a heal. It is incomplete if the history was declared anew since.
@@ -80,6 +135,9 @@ impl HistoryStart {
                 )
                 .into());
             }
+            self.is_now();
+        }
+        if matches!(healed, Healed::Applied { .. }) && self.is_another(&config.amqp, marks).await? {
             self.is_now();
         }
         let is_cut = self.is_after(from.or_window(window(config), Timestamp::now()));

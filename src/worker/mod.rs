@@ -23,6 +23,7 @@
 //!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
 //!   what both use.
 //! - `samples`: where the history ends. `history_start`: since when it holds events.
+//!   `history_mark`: whether it was deleted and declared anew.
 //! - `census`: events lost while no worker ran. `broker_identity`: workers of another broker.
 //! - `broker_objects`: declares missing queues and bindings.
 //!
@@ -45,6 +46,7 @@ mod heal_beside;
 mod heal_record;
 mod heal_state;
 mod healing;
+mod history_mark;
 mod history_start;
 mod in_flight;
 mod in_order;

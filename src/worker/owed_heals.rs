@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::heal_record::now_ms;
 use super::low_watermark::Watermark;
-use crate::cache::{Cache, HealFrom, OwedHeal};
+use crate::cache::{Cache, Checkpoints, CommandError, HealFrom, LostEvents, OwedHeal};
 use crate::config::Config;
 use crate::ops::heal::window;
 
@@ -21,8 +21,10 @@ use crate::ops::heal::window;
 pub(super) struct OwedHeals {
     state: Mutex<State>,
     watermark: Watermark,
-    /// Time that a heal reaches back without a low watermark. `None` if this worker cannot heal.
-    window: Option<SignedDuration>,
+    /// Time that a heal reaches back without a low watermark.
+    window: SignedDuration,
+    /// True if there is a history, and healing is on.
+    can_heal: bool,
     /// Notified when there is something to save.
     pub(super) unsaved: Notify,
     pub(super) saved: Notify,
@@ -41,6 +43,8 @@ pub(super) struct State {
     /// The connection of a heal that has begun and has not ended.
     pub(super) healing: Option<Arc<Cache>>,
     pub(super) tried_at: Option<Instant>,
+    /// Span from which events may be lost.
+    pub(super) lost: Option<LostEvents>,
     /// The last logged cause.
     pub(super) logged: Option<String>,
 }
@@ -48,11 +52,11 @@ pub(super) struct State {
 impl OwedHeals {
     /// Returns no owed heal. One that is owed later begins at the low watermark.
     pub(super) fn new(config: &Config, watermark: Watermark) -> Self {
-        let can_heal = config.heals() && config.amqp.history.is_some();
         Self {
             state: Mutex::default(),
             watermark,
-            window: can_heal.then(|| window(config)),
+            window: window(config),
+            can_heal: config.heals() && config.amqp.history.is_some(),
             unsaved: Notify::new(),
             saved: Notify::new(),
             due: Notify::new(),
@@ -62,20 +66,59 @@ impl OwedHeals {
     /// Owes a heal from the low watermark on, since events may be in the history alone. Callers
     /// must wait until Redis can be used. Only then is the low watermark of stopped workers known.
     pub(super) fn owe_from_low(&self, cause: &str) {
-        let Some(window) = self.window else {
-            error!(
-                "{cause}; nothing makes up for it without a history and healing: flush what must be right"
-            );
-            return;
-        };
         let watermark = self.watermark.now();
-        // If no low watermark exists, the heal begins UNSTALE_HEAL_WINDOW ago, or as long before
-        // the history's end.
-        let from =
-            if watermark.time_ms == 0 { HealFrom::default() } else { HealFrom::low(watermark) }
-                .or_window(window, Timestamp::now());
-        warn!("{cause}; the history is applied again");
-        self.owe(from, cause);
+        self.owe_from(
+            if watermark.time_ms == 0 { HealFrom::default() } else { HealFrom::low(watermark) },
+            cause,
+        );
+    }
+
+    /// Owes a heal as [`owe_from_low`](Self::owe_from_low) does, from that place on.
+    ///
+    /// If there is no place, the heal begins `UNSTALE_HEAL_WINDOW` ago, or as long before the
+    /// history's end.
+    pub(super) fn owe_from(&self, from: HealFrom, cause: &str) {
+        if self.can_heal {
+            warn!("{cause}; the history is applied again");
+            self.owe(from.or_window(self.window, Timestamp::now()), cause);
+            return;
+        }
+        error!(
+            "{cause}; nothing makes up for it without a history and healing: flush what must be right"
+        );
+        let now_ms = now_ms();
+        let from = from.or_window(self.window, Timestamp::now());
+        let from_ms = from.time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+        self.lose(LostEvents {
+            from_ms: from_ms.unwrap_or(0).min(now_ms),
+            until_ms: now_ms,
+            noticed_ms: now_ms,
+        });
+    }
+
+    /// Notes that events of that span may be lost. Redis holds it as of the next tick.
+    pub(super) fn lose(&self, lost: LostEvents) {
+        error!(
+            "events between {} and {} may be lost: no queue and no history holds them any more. Keys that they would have invalidated may be \
+             stale; publish the events of that time again, or delete keys that must be correct",
+            text_of(lost.from_ms),
+            text_of(lost.until_ms),
+        );
+        self.change(|state| {
+            state.lost = Some(state.lost.map_or(lost, |before| before.and(lost)));
+        });
+    }
+
+    /// Saves in Redis that events may be lost, also after Redis went back.
+    pub(super) async fn note_lost(
+        &self,
+        cache: &Cache,
+        marks: &Checkpoints,
+    ) -> Result<(), CommandError> {
+        match self.change(|state| state.lost) {
+            Some(lost) => cache.note_lost(marks, lost).await,
+            None => Ok(()),
+        }
     }
 
     /// Owes a heal if a queue or the exchange was deleted, and waits until Redis holds that.
@@ -157,4 +200,10 @@ impl OwedHeals {
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Returns a time in milliseconds since the Unix epoch as text.
+fn text_of(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.unwrap_or(Timestamp::MAX).to_string()
 }

@@ -114,6 +114,7 @@ impl<'s> Supervisor<'s> {
                     let stood_since = Instant::now();
                     let ended = self.serve(session, stop).await;
                     // An interrupted look may have declared something.
+                    broker_objects::note_new_history(&self.shared.heal_state, &self.deletion_seen);
                     self.saw_deletion |= self.deletion_seen.take()
                         || ended.as_ref().is_err_and(SessionEnded::queue_may_be_gone);
                     if stop.is_cancelled() {
@@ -139,6 +140,7 @@ impl<'s> Supervisor<'s> {
                 }
                 Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
                 Err(failed) => {
+                    broker_objects::note_new_history(&self.shared.heal_state, &self.deletion_seen);
                     // Another client may declare the missing object before this worker can notice
                     // that it was missing.
                     self.saw_deletion |=

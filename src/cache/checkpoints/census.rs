@@ -18,6 +18,9 @@ const CENSUS: &str = "census";
 /// Field of the time when the history was declared anew, in milliseconds since the Unix epoch.
 const HISTORY_BORN: &str = "history_born";
 
+/// Field of the broker at which the history has its mark.
+const HISTORY_MARK: &str = "history_mark";
+
 /// Prefix of the field of a worker that has stopped consuming.
 const ENDED: &str = "ended:";
 
@@ -39,6 +42,11 @@ impl Checkpoints {
     /// Returns when the history was declared anew; 0 if that is not known.
     pub fn history_born_ms(&self) -> u64 {
         self.values(HISTORY_BORN).filter_map(|born| born.parse().ok()).max().unwrap_or(0)
+    }
+
+    /// Returns the broker at which workers have made the mark of the history, if any have.
+    pub fn history_mark(&self) -> Option<&str> {
+        self.values(HISTORY_MARK).next()
     }
 
     /// Returns whether a worker other than `but` lives and consumes.
@@ -105,6 +113,36 @@ impl Cache {
             self.checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, HISTORY_BORN, &born_ms]))
+                .collect()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Stores the broker at which the history has its mark.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn note_history_mark(&self, broker: &str) -> Result<(), CommandError> {
+        self.ask_all(|_| {
+            self.checkpoint_hashes
+                .iter()
+                .map(|hash| super::arguments("HSET", &[hash, HISTORY_MARK, broker]))
+                .collect()
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Removes the field of [`note_history_mark`](Self::note_history_mark).
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn forget_history_mark(&self) -> Result<(), CommandError> {
+        self.ask_all(|_| {
+            self.checkpoint_hashes
+                .iter()
+                .map(|hash| super::arguments("HDEL", &[hash, HISTORY_MARK]))
                 .collect()
         })
         .await

@@ -121,6 +121,8 @@ pub struct RedisFacts {
     pub heal_progress: Option<ProgressFacts>,
     /// A heal that is due, and could not be done.
     pub owed_heal: Option<OwedFacts>,
+    /// Events that may be lost.
+    pub lost_events: Option<LostFacts>,
     /// The last heal.
     pub last_heal: Option<HealFacts>,
     /// The workers of this `UNSTALE_QUEUE` that have reported in the last 30 s.
@@ -167,6 +169,17 @@ pub struct OwedFacts {
     pub from: String,
     /// Reason why it could not be done.
     pub cause: String,
+}
+
+/// Events that neither a queue nor the history holds any more.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct LostFacts {
+    /// All events before it are applied.
+    #[serde(serialize_with = "as_text")]
+    pub from: Option<Timestamp>,
+    /// All events after it are in a queue or in the history.
+    #[serde(serialize_with = "as_text")]
+    pub until: Option<Timestamp>,
 }
 
 /// The report of a worker.

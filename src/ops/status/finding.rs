@@ -44,6 +44,9 @@ pub enum FindingCode {
     /// The broker does not serve the history.
     #[serde(rename = "history.broken")]
     HistoryBroken,
+    /// Events may be lost: neither a queue nor the history holds them.
+    #[serde(rename = "history.events-lost")]
+    HistoryEventsLost,
     /// A heal is running.
     #[serde(rename = "heal.running")]
     HealRunning,

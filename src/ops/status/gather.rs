@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::facts::{
-    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts,
-    QueueKind, RedisFacts, Status, WorkerFacts,
+    BrokerFacts, HealFacts, HistoryFacts, LostFacts, OldestLetter, OwedFacts, ProgressFacts,
+    QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
 };
 use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer};
 use crate::cache::{Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
@@ -127,6 +127,9 @@ async fn ask_redis(
         healing: marks.is_wanted(),
         heal_progress,
         owed_heal,
+        lost_events: marks
+            .lost()
+            .map(|lost| LostFacts { from: time(lost.from_ms), until: time(lost.until_ms) }),
         last_heal,
         workers,
     };

@@ -90,10 +90,24 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
              UNSTALE_HISTORY=off; then delete keys that must be correct. A worker tries every 30 s, and events are applied meanwhile",
         );
     }
+    if let Some(lost) = &redis.lost_events {
+        let text = |time: Option<Timestamp>| {
+            time.map_or_else(|| "an unknown time".to_owned(), |time| format!("{time:.0}"))
+        };
+        findings.problem(
+            FindingCode::HistoryEventsLost,
+            format!(
+                "events between {} and {} may be lost: neither a queue nor the history holds them, because both were deleted or replaced",
+                text(lost.from),
+                text(lost.until)
+            ),
+            format!("publish the events of that time again; {STALE_UNTIL_TTL} (shown for 24 hours)"),
+        );
+    }
     if let Some(heal) = &redis.last_heal {
         let age_s = heal.time.map_or(0.0, |time| now.duration_since(time).as_secs_f64());
         if age_s < HEAL_SHOWN_S {
-            judge_heal(heal, age_s, &redis.workers, findings);
+            judge_heal(heal, age_s, redis, findings);
         }
     }
 }
@@ -113,7 +127,8 @@ fn heal_progress(redis: &RedisFacts) -> String {
     })
 }
 
-fn judge_heal(heal: &HealFacts, age_s: f64, workers: &[WorkerFacts], findings: &mut Findings) {
+fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut Findings) {
+    let (workers, may_have_lost_events) = (&redis.workers, redis.lost_events.is_some());
     let others: Vec<&str> = workers
         .iter()
         .filter(|worker| !heal.digests.is_empty() && !heal.digests.contains(&worker.digest))
@@ -147,10 +162,15 @@ fn judge_heal(heal: &HealFacts, age_s: f64, workers: &[WorkerFacts], findings: &
             format!("{STALE_UNTIL_TTL} (shown for 24 hours)"),
         );
     } else {
+        let advice = if may_have_lost_events {
+            "see the problem `history.events-lost`; find out why Redis lost them"
+        } else {
+            "nothing is left to do; find out why Redis lost them"
+        };
         findings.note(
             FindingCode::HealDone,
             format!("a heal was done {ago} ago, because Redis lost writes or may have"),
-            "nothing is left to do; find out why Redis lost them",
+            advice,
         );
     }
 }

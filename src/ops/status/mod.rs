@@ -18,8 +18,8 @@ mod span;
 pub(crate) mod tests;
 
 pub use facts::{
-    BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts,
-    QueueKind, RedisFacts, Status, WorkerFacts,
+    BrokerFacts, HealFacts, HistoryFacts, LostFacts, OldestLetter, OwedFacts, ProgressFacts,
+    QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
 };
 pub use finding::{Finding, FindingCode, Findings};
 pub use gather::gather;

@@ -50,6 +50,7 @@ pub(crate) fn healthy() -> Status {
             healing: false,
             heal_progress: None,
             owed_heal: None,
+            lost_events: None,
             last_heal: None,
             workers: vec![worker("a:1"), worker("b:2")],
         }),
@@ -144,6 +145,26 @@ fn missing_queues_are_one_problem() {
     broker(&mut status).queues.iter_mut().for_each(|queue| queue.exists = false);
     broker(&mut status).history = HistoryFacts::Missing;
     assert_eq!(problems(&status), ["the queue `unstale` and its companions do not exist"]);
+}
+
+#[test]
+fn lost_events_are_a_problem_and_a_complete_heal_does_not_hide_them() {
+    let mut status = healthy();
+    let time = |text: &str| Some(text.parse().unwrap());
+    redis(&mut status).lost_events =
+        Some(LostFacts { from: time("2026-11-25T01:00:00Z"), until: time("2026-11-25T02:00:00Z") });
+    redis(&mut status).last_heal = Some(HealFacts {
+        time: time("2026-11-25T02:58:00Z"),
+        from: None,
+        count: 1,
+        complete: true,
+        digests: vec![],
+        passed_over: vec![],
+    });
+    let findings = judge(&status);
+    assert_eq!(findings.problems[0].code, FindingCode::HistoryEventsLost);
+    assert!(findings.problems[0].what.contains("between 2026-11-25T01:00:00Z and"));
+    assert!(findings.notes[0].advice.starts_with("see the problem `history.events-lost`"));
 }
 
 #[test]

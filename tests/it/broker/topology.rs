@@ -328,12 +328,15 @@ async fn a_deletion_is_noted_even_where_the_session_cannot_begin() {
     config.history =
         Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
     let seen = DeletionSeen::default();
-    let again = async || {
-        Session::open_noting(&config, &keys(&["a"]), &Signer::default(), Start::Again, &seen).await
+    let open = async |start| {
+        Session::open_noting(&config, &keys(&["a"]), &Signer::default(), start, &seen).await
     };
-    let session = again().await.unwrap();
+    let again = async || open(Start::Again).await;
+    let session = open(Start::First).await.unwrap();
     let names = session.names().clone();
-    assert!(!seen.is_noted(), "nothing existed before");
+    assert!(!seen.is_noted() && seen.neither_existed(), "nothing existed before");
+    assert!(seen.take_declared_history());
+    seen.objects_exist();
 
     // The main queue is gone, and another object keeps the next session from beginning.
     let channel = other(rabbitmq).await;
@@ -345,6 +348,13 @@ async fn a_deletion_is_noted_even_where_the_session_cannot_begin() {
     assert!(seen.take(), "a session that cannot begin");
     problems(again().await.unwrap_err());
     assert!(!seen.is_noted(), "what is refused was not declared");
+
+    // The history is gone too. A later session knows that both existed.
+    for queue in [&names.main, &names.history] {
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+    problems(again().await.unwrap_err());
+    assert!(seen.take() && seen.take_declared_history() && !seen.neither_existed());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::heal::stops::age_marks;
 use crate::support::{Worker, wait_until};
 
 /// Declares the main queue as the contract says, as Terraform or an import of definitions does.
-async fn declare_main(stage: &Stage, channel: &Channel) {
+pub(crate) async fn declare_main(stage: &Stage, channel: &Channel) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
     for (name, value) in [

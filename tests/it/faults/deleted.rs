@@ -49,7 +49,7 @@ pub(super) async fn all_applied(stage: &Stage, what: &str) {
     .await;
 }
 
-pub(super) async fn delete_queue(channel: &Channel, queue: &str) {
+pub(crate) async fn delete_queue(channel: &Channel, queue: &str) {
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 

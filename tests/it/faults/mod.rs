@@ -12,14 +12,14 @@
 //!
 //! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
 
-mod away;
+pub(crate) mod away;
 mod brokers;
 mod caches;
 mod checkpoints;
 mod cluster;
 mod copies;
 mod crashes;
-mod deleted;
+pub(crate) mod deleted;
 mod forged;
 mod headers;
 mod limits;

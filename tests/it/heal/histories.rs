@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use lapin::Channel;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::{heals, mark_fields, publish, readable, seed, stage, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{Worker, wait_until};
+use crate::support::{RabbitMq, Worker, wait_until};
 
 const SOME: u32 = 20;
 
@@ -39,6 +40,16 @@ async fn replace_history(stage: &Stage, worker: &Worker) {
         worker.stderr().contains("the history cannot be used")
     })
     .await;
+    declare_history(stage, &channel).await;
+    wait_until(MENDED, "the worker finds a history again", async || {
+        worker.stderr().contains("the history can be used again")
+    })
+    .await;
+}
+
+/// Declares and binds the history as an operator does.
+pub(super) async fn declare_history(stage: &Stage, channel: &Channel) {
+    let history = format!("{}.history", stage.queue);
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -53,10 +64,6 @@ async fn replace_history(stage: &Stage, worker: &Worker) {
         )
         .await
         .unwrap();
-    wait_until(MENDED, "the worker finds a history again", async || {
-        worker.stderr().contains("the history can be used again")
-    })
-    .await;
 }
 
 /// Returns whether the last heal is reported as complete.
@@ -165,4 +172,117 @@ async fn the_next_worker_knows_that_the_history_was_declared_anew() {
     let next = stage.worker(&[]).await;
     wait_until(SOON, "it has healed", async || heals(&next).await == 1.0).await;
     assert!(!is_complete(&stage).await, "{}", next.stderr());
+}
+
+/// Deletes the history and declares it again at once, as an operator's script does, and waits until
+/// it holds more events than before.
+async fn swap_history(stage: &Stage) {
+    let channel = stage.new_channel().await;
+    let history = format!("{}.history", stage.queue);
+    channel.queue_delete(history.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    declare_history(stage, &channel).await;
+    for _ in 0..3 * SOME {
+        stage.publish("user.updated", r#"{"id":9999}"#).await;
+    }
+}
+
+/// Seeds users, takes a snapshot, and applies their events.
+async fn applied_since_a_snapshot(stage: &Stage, worker: &Worker) -> Vec<u8> {
+    wait_marks(stage, 1).await;
+    wait_until(SOON, "the history has its mark", async || {
+        mark_fields(stage).await.iter().any(|(field, _)| field == "history_mark")
+    })
+    .await;
+    publish(stage, 3).await;
+    stage.wait_settled(&[worker]).await;
+    seed(&stage.redis, SOME).await;
+    let snapshot = stage.redis.snapshot().await;
+    publish(stage, SOME).await;
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[worker]).await;
+    snapshot
+}
+
+async fn assert_healed_in_part(stage: &Stage, worker: &Worker) {
+    wait_until(SOON, "it has healed", async || heals(worker).await >= 1.0).await;
+    assert_eq!(readable(&stage.redis).await, Some(SOME as usize), "nothing holds their events");
+    assert!(!is_complete(stage).await, "{}", worker.stderr());
+}
+
+/// No worker looks between the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_over_a_history_that_was_swapped_at_once_is_not_complete() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    let snapshot = applied_since_a_snapshot(&stage, &worker).await;
+    swap_history(&stage).await;
+    stage.wait_settled(&[&worker]).await;
+    stage.redis.restore(&snapshot).await;
+    assert_healed_in_part(&stage, &worker).await;
+}
+
+/// A worker has looked since, and made a new mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_long_after_the_history_was_swapped_is_not_complete() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    let snapshot = applied_since_a_snapshot(&stage, &worker).await;
+    swap_history(&stage).await;
+    wait_until(MENDED, "the worker notices", async || {
+        worker.stderr().contains("the history was deleted and declared anew")
+    })
+    .await;
+    stage.wait_settled(&[&worker]).await;
+    stage.redis.restore(&snapshot).await;
+    assert_healed_in_part(&stage, &worker).await;
+}
+
+/// The worker declares nothing: another one has made the mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_declares_nothing_notices_a_swapped_history() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    wait_until(SOON, "the history has its mark", async || {
+        mark_fields(&stage).await.iter().any(|(field, _)| field == "history_mark")
+    })
+    .await;
+    assert!(worker.terminate().await.success());
+    let worker = stage.worker(&[("UNSTALE_DECLARE", "none")]).await;
+    let snapshot = applied_since_a_snapshot(&stage, &worker).await;
+    swap_history(&stage).await;
+    stage.wait_settled(&[&worker]).await;
+    stage.redis.restore(&snapshot).await;
+    assert_healed_in_part(&stage, &worker).await;
+}
+
+/// No worker runs meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_was_swapped_while_no_worker_ran_is_noticed() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    let snapshot = applied_since_a_snapshot(&stage, &worker).await;
+    worker.kill();
+    swap_history(&stage).await;
+    stage.redis.restore(&snapshot).await;
+    let worker = stage.worker(&[]).await;
+    assert_healed_in_part(&stage, &worker).await;
+}
+
+/// The broker keeps the mark over a restart, so a heal afterwards is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_outlived_a_restart_of_the_broker_is_the_same() {
+    let broker = RabbitMq::start().await;
+    let mut stage = Stage::on_broker(&broker, &[("users.yaml", super::USERS)]).await;
+    let worker = stage.worker(&[]).await;
+    let snapshot = applied_since_a_snapshot(&stage, &worker).await;
+    broker.kill();
+    broker.restart().await;
+    stage.reconnect().await;
+    stage.publish("user.updated", r#"{"id":9999}"#).await;
+    stage.wait_settled(&[&worker]).await;
+    stage.redis.restore(&snapshot).await;
+    wait_until(SOON, "it has healed", async || heals(&worker).await >= 1.0).await;
+    wait_gone(&stage.redis, SOON).await;
+    assert!(is_complete(&stage).await, "{}", worker.stderr());
+    assert!(!worker.stderr().contains("declared anew"), "{}", worker.stderr());
 }

@@ -4,11 +4,12 @@
 //! - Detection: `marks`, `identity`.
 //! - Losses: `restores`, `cluster`, `clocks`, `large`.
 //! - Workers: `workers`, `stops`, `deaths`, `beside`, `brokers`, `commands`.
-//! - The history itself: `histories`.
+//! - The history itself: `histories`, `both_deleted`.
 //!
 //! Deliberately absent: outages without a loss, which are in `faults`.
 
 mod beside;
+mod both_deleted;
 mod brokers;
 mod clocks;
 mod cluster;

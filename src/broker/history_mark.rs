@@ -1,0 +1,90 @@
+//! The mark of the history: an exchange that the broker deletes together with the stream.
+//!
+//! AMQP does not show that a stream was deleted and declared anew. But the broker removes the
+//! bindings of a deleted queue, and an auto-delete exchange together with its last binding. The
+//! mark is such an exchange. It is durable, has the name of the history, and is bound to nothing
+//! else. No client can publish to it.
+
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::types::FieldTable;
+use tokio::time::timeout;
+
+use super::convert::short;
+use super::failure::{BrokerError, Refusal};
+use super::link::{ANSWER_TIMEOUT, Link};
+
+/// Returns whether the mark exists; `None` if the broker does not show it.
+///
+/// # Errors
+/// When the connection is over.
+pub(super) async fn exists(link: &Link, history: &str) -> Result<Option<bool>, BrokerError> {
+    Ok(match declare(link, history, true).await? {
+        Ok(()) => Some(true),
+        Err(Refusal::Missing(_)) => Some(false),
+        Err(_) => None,
+    })
+}
+
+/// Declares the mark and binds it to the history. Returns false if the broker refuses.
+///
+/// # Errors
+/// When the connection is over.
+pub(super) async fn create(link: &Link, history: &str) -> Result<bool, BrokerError> {
+    Ok(declare(link, history, false).await?.is_ok() && bind(link, history).await?)
+}
+
+/// Binds the mark to the history again, because a worker may have died before it did. Returns false
+/// if the mark or the history is missing, or the broker refuses.
+///
+/// # Errors
+/// When the connection is over.
+pub(super) async fn bind(link: &Link, history: &str) -> Result<bool, BrokerError> {
+    let Some(name) = short(history) else { return Ok(false) };
+    let channel = link.channel().await?;
+    let options = QueueBindOptions::default();
+    let bound = channel.queue_bind(name.clone(), name, "".into(), options, FieldTable::default());
+    let bound = answer(bound).await?.is_ok();
+    if bound {
+        let _ = answer(channel.close(200, "bye".into())).await?;
+    }
+    Ok(bound)
+}
+
+async fn declare(
+    link: &Link,
+    history: &str,
+    passive: bool,
+) -> Result<Result<(), Refusal>, BrokerError> {
+    let Some(name) = short(history) else {
+        return Ok(Err(Refusal::Unsupported("the name is too long".into())));
+    };
+    let channel = link.channel().await?;
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: true,
+        auto_delete: true,
+        internal: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let declared =
+        channel.exchange_declare(name, ExchangeKind::Fanout, options, FieldTable::default());
+    let declared = answer(declared).await?;
+    if declared.is_ok() {
+        // A refusal closes the channel.
+        let _ = answer(channel.close(200, "bye".into())).await?;
+    }
+    Ok(declared)
+}
+
+async fn answer<T>(
+    asked: impl Future<Output = lapin::Result<T>>,
+) -> Result<Result<T, Refusal>, BrokerError> {
+    let answer = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| {
+        BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+    })?;
+    match answer.map_err(|error| Refusal::from(&error)) {
+        Err(Refusal::Passing(words)) => Err(BrokerError::Unreachable(words)),
+        answer => Ok(answer),
+    }
+}

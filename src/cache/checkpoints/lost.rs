@@ -1,0 +1,105 @@
+//! Events that may be lost: no queue holds them, and the history from which they had to be applied
+//! does not hold them either.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::Cache;
+use super::super::failure::CommandError;
+use super::{Checkpoints, FieldChange, millis};
+
+/// Field of the span of lost events.
+const LOST: &str = "lost";
+
+/// Time for which the span is shown.
+const SHOWN: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+/// Span of time from which events may be lost. Times are milliseconds since the Unix epoch, by the
+/// worker's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostEvents {
+    /// All events before it are applied.
+    pub from_ms: u64,
+    /// All events after it are in a queue or in the history.
+    pub until_ms: u64,
+    /// When a worker noticed it.
+    pub noticed_ms: u64,
+}
+
+impl LostEvents {
+    /// Returns the span that covers both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            from_ms: self.from_ms.min(other.from_ms),
+            until_ms: self.until_ms.max(other.until_ms),
+            noticed_ms: self.noticed_ms.max(other.noticed_ms),
+        }
+    }
+
+    fn change(self) -> FieldChange {
+        FieldChange::set(LOST, serde_json::to_string(&self).unwrap_or_default())
+    }
+}
+
+impl Checkpoints {
+    /// Returns the span from which events may be lost, if a worker noticed it in the last day.
+    pub fn lost(&self) -> Option<LostEvents> {
+        let spans = self.values(LOST).filter_map(|text| serde_json::from_str(text).ok());
+        spans
+            .filter(|lost: &LostEvents| {
+                self.now_ms.saturating_sub(lost.noticed_ms) <= millis(SHOWN)
+            })
+            .reduce(LostEvents::and)
+    }
+
+    /// Returns the change that adds a span from which events may be lost.
+    pub fn note_lost(&self, lost: LostEvents) -> FieldChange {
+        self.lost().map_or(lost, |before| before.and(lost)).change()
+    }
+}
+
+impl Cache {
+    /// Stores a span from which events may be lost, unless `marks` cover it.
+    ///
+    /// # Errors
+    /// An outage, or Redis refuses.
+    pub async fn note_lost(
+        &self,
+        marks: &Checkpoints,
+        lost: LostEvents,
+    ) -> Result<(), CommandError> {
+        let both = marks.lost().map_or(lost, |before| before.and(lost));
+        if marks.lost() == Some(both) {
+            return Ok(());
+        }
+        let FieldChange { field, text, .. } = both.change();
+        let text = text.unwrap_or_default();
+        self.ask_all(|_| {
+            self.checkpoint_hashes
+                .iter()
+                .map(|hash| super::arguments("HSET", &[hash, &field, &text]))
+                .collect()
+        })
+        .await
+        .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_of_lost_events_are_joined_and_shown_for_a_day() {
+        let lost = |from_ms, until_ms, noticed_ms| LostEvents { from_ms, until_ms, noticed_ms };
+        let marks = |now_ms, lost: LostEvents| {
+            let text = lost.change().text.unwrap();
+            Checkpoints::of(now_ms, String::new(), vec![(LOST.to_owned(), text)])
+        };
+        assert_eq!(Checkpoints::default().lost(), None);
+        let day_ms = millis(SHOWN);
+        assert_eq!(marks(9 + day_ms, lost(5, 7, 9)).lost(), Some(lost(5, 7, 9)));
+        assert_eq!(marks(10 + day_ms, lost(5, 7, 9)).lost(), None);
+        assert_eq!(marks(10, lost(5, 7, 9)).note_lost(lost(6, 8, 10)), lost(5, 8, 10).change());
+    }
+}
