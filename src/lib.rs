@@ -17,7 +17,8 @@
 //! - [`cli`]: the commands. `ops`: what the commands do on the servers.
 //! - [`reader`]: read-through for Rust applications that read the cache.
 //! - [`config`]: settings. [`telemetry`]: logs and metrics. `http`: the endpoints for both.
-//! - [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small common parts.
+//! - [`causes`], [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small
+//!   common parts.
 //!
 //! `event`, `registry` and `plan` use no socket, no clock and no runtime.
 //!
@@ -27,6 +28,7 @@
 pub mod backoff;
 pub mod broker;
 pub mod cache;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub(crate) mod descriptors;

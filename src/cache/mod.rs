@@ -7,7 +7,7 @@
 //!
 //! - `connection`, `connection_state`, `socket`, `sentinel`, `address`, `server`: connecting, and
 //!   the connection's state
-//! - `failure`: the meaning of Redis' errors
+//! - `failure`, `error_text`: the meaning of Redis' errors
 //! - `apply`, `commands`, `applied`: a plan, its commands, and what their answers add up to
 //! - `fence`, `lifetime`, `second_deletes`, `without_memory`: parts of a plan
 //! - `tags`, `aside`, `tag_maintenance`: invalidation of tags, and the removal of dead members
@@ -29,6 +29,7 @@ mod cluster;
 mod commands;
 mod connection;
 mod connection_state;
+mod error_text;
 mod eviction;
 mod failure;
 mod fence;

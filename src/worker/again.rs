@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use crate::cache::{CommandError, new_token};
+use crate::causes::chain;
 
 /// Time between two looks, and so the maximum delay of a second delete.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -36,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                     Duration::ZERO
                 }
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                    let cause = chain(&cause).to_string();
                     if refused.as_ref() != Some(&cause)
                         && shared.live.load().registry.has_second_deletes()
                     {

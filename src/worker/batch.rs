@@ -15,6 +15,7 @@ use super::taken::Taken;
 use super::{Live, Shared};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::Outage;
+use crate::causes::Explain;
 use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, Settlement, settle};
 use crate::reason::Reason;
 use crate::registry::Matched;
@@ -134,7 +135,7 @@ impl Batch {
         let deleted =
             shared.cache.delete_now(&self.collect(shared, 0..self.requests.len()).finish()).await;
         if let Err(outage) = &deleted {
-            debug!(cause = %outage, "deletions wait too");
+            debug!(cause = outage.in_full(), "deletions wait too");
         }
         deleted.is_ok()
     }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::{Shared, mend};
 use crate::broker::{BrokerError, Census, Count};
 use crate::cache::{Checkpoints, CommandError, LastCount, LowWatermark};
+use crate::causes::Explain;
 
 /// Maximum time of the count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
@@ -47,7 +48,7 @@ pub(super) async fn leave(shared: &Shared) {
 }
 
 async fn count(shared: &Shared) -> Result<(), String> {
-    let words = |error: BrokerError| error.to_string();
+    let words = |error: BrokerError| error.in_full();
     shared.cache.note_end().await.map_err(unsaid)?;
     let marks = shared.cache.read_checkpoints().await.map_err(unsaid)?;
     if marks.others_consume(shared.cache.id()) {
@@ -86,8 +87,8 @@ pub(super) async fn compare(shared: &Shared) -> Result<(), CommandError> {
                 "events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged",
             )
         }
-        Err(cause) => {
-            warn!(%cause, "the queues cannot be compared with the history");
+        Err(error) => {
+            warn!(cause = error.in_full(), "the queues cannot be compared with the history");
             Some("whether events were lost while no worker ran is not known")
         }
     };
@@ -118,7 +119,9 @@ async fn compare_with_checkpoints(shared: &Shared) {
         Ok(missing) => {
             info!(missing, from, "fewer events wait than came since the last checkpoint")
         }
-        Err(cause) => warn!(%cause, "the queue cannot be compared with the history"),
+        Err(error) => {
+            warn!(cause = error.in_full(), "the queue cannot be compared with the history")
+        }
     }
     let cause =
         "the last workers were killed: whether events were lost while no worker ran is not known";
@@ -150,5 +153,5 @@ async fn connect(shared: &Shared, marks: &Checkpoints) -> Result<Census, BrokerE
 }
 
 fn unsaid(error: CommandError) -> String {
-    super::healing::outage(error).cause
+    super::healing::outage(error).in_full()
 }

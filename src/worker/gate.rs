@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::healing::{Healer, Unhealed};
 use crate::cache::{Cache, Outage};
+use crate::causes::Explain;
 use crate::http::Readiness;
 use crate::telemetry::{Metrics, mentioned_if_slow};
 
@@ -50,8 +51,9 @@ impl Gate {
             was_open
         });
         if closed {
-            warn!(cause = %outage.cause, "Redis is out: consuming pauses, deliveries in flight are held");
-            self.readiness.set_redis(Err(outage.cause.clone().into()));
+            let cause = outage.in_full();
+            warn!(cause, "Redis is out: consuming pauses, deliveries in flight are held");
+            self.readiness.set_redis(Err(cause.into()));
             self.metrics.set_paused("redis", true);
         }
     }
@@ -129,20 +131,22 @@ impl Gate {
                 }
                 Err(refused) if refused.needs_person() && !opened_before => return refused,
                 Err(Unhealed::Broker(error)) => {
+                    let cause = error.in_full();
                     self.readiness.set_healed(Err(format!(
-                        "the history cannot be read to heal Redis: {error}"
+                        "the history cannot be read to heal Redis: {cause}"
                     )
                     .into()));
-                    warn!(cause = %error, "the history cannot be read to heal Redis");
+                    warn!(cause, "the history cannot be read to heal Redis");
                     tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 // It never occurs after the gate was open.
                 Err(refused @ Unhealed::SharedMarks(_)) => return refused,
                 Err(Unhealed::Redis(outage)) => {
-                    self.readiness.set_redis(Err(outage.cause.clone().into()));
-                    if told.as_ref() != Some(&outage.cause) {
-                        warn!(cause = %outage.cause, "waiting for Redis");
-                        told = Some(outage.cause);
+                    let cause = outage.in_full();
+                    self.readiness.set_redis(Err(cause.clone().into()));
+                    if told.as_ref() != Some(&cause) {
+                        warn!(cause, "waiting for Redis");
+                        told = Some(cause);
                     }
                 }
             }

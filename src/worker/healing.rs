@@ -17,6 +17,7 @@ use crate::cache::{
     Checkpoints, CommandError, Doubt, Entered, HealDetails, HealFrom, HealRecord, HealTurn, Outage,
     Owed, OwedHeal,
 };
+use crate::causes::Explain;
 use crate::http::Readiness;
 use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
 
@@ -66,12 +67,7 @@ impl From<CommandError> for Unhealed {
 /// Returns an error of Redis as an outage. A refusal for good keeps a worker from working just as
 /// an outage does.
 pub(super) fn outage(error: CommandError) -> Outage {
-    match error {
-        CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => {
-            Outage::no_checkpoints(&cause)
-        }
-    }
+    error.outage_or(Outage::no_checkpoints)
 }
 
 /// Heals Redis before the gate opens.
@@ -149,11 +145,11 @@ impl<'s> Healer<'s> {
                     continue;
                 }
                 Err(NotHealed::Redis(outage)) => return Err(outage.into()),
-                Err(NotHealed::History(cause)) => cause,
+                Err(NotHealed::History(error)) => error.in_full(),
                 Err(NotHealed::Broker(error)) => match Inspector::connect(&config.amqp).await {
                     Ok(inspector) => {
                         inspector.close().await;
-                        error.to_string()
+                        error.in_full()
                     }
                     Err(refused) if refused.is_final() => return Err(Unhealed::Broker(refused)),
                     Err(away) => {
@@ -190,10 +186,11 @@ impl<'s> Healer<'s> {
 
     async fn wait_for_broker(&self, away: &BrokerError, backoff: &mut Backoff) {
         let wait = backoff.next_delay(fastrand::f64());
-        warn!(cause = %away, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
+        let cause = away.in_full();
+        warn!(cause, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
         self.readiness
             .set_healed(Err(
-                format!("Redis may have lost writes, and RabbitMQ is away: {away}").into()
+                format!("Redis may have lost writes, and RabbitMQ is away: {cause}").into()
             ));
         tokio::time::sleep(wait).await;
     }
@@ -232,7 +229,7 @@ impl<'s> Healer<'s> {
         // The log mentions a heal only if both servers were reached and a history exists.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none()
-            || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
+            || matches!(inspector.queue(&inspector.names().history).await?, QueueState::Missing);
         inspector.close().await;
         let live = self.shared.live.load_full();
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());

@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::Shared;
 use crate::broker::{Mended, Session};
 use crate::cache::HealFrom;
+use crate::causes::Explain;
 use crate::http::Readiness;
 use crate::ops::heal::window;
 
@@ -68,11 +69,13 @@ pub(super) async fn keep(shared: &Shared, readiness: &Readiness, session: &Sessi
         match mended {
             Ok(mended) => note(shared, readiness, mended, &mut told),
             // A failure that ends the session is noticed elsewhere.
-            Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
+            Err(error) => {
+                debug!(cause = error.in_full(), "the objects in RabbitMQ cannot be looked at")
+            }
         }
         // If Redis lost the old secret, another worker may have made a new one.
-        if let Err(cause) = shared.learn_secret().await {
-            debug!(%cause, "the signing secret cannot be looked at");
+        if let Err(error) = shared.learn_secret().await {
+            debug!(cause = error.in_full(), "the signing secret cannot be looked at");
         }
     }
 }

@@ -18,7 +18,8 @@ use super::{Live, Shared, birth};
 use crate::cache::{
     self, Cache, Checkpoints, FieldChange, HealDetails, HealFrom, HealTurn, Outage, OwedHeal,
 };
-use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
+use crate::causes::Explain;
+use crate::ops::heal::{HealGuard, Healed, heal};
 
 /// Time between two attempts at a heal.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -142,7 +143,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             match save_once(&shared.owed, &shared.cache).await {
                 Ok(()) => shared.owed.unsaved.notified().await,
                 Err(outage) => {
-                    debug!(cause = %outage, "Redis does not hold yet that a heal is owed");
+                    debug!(cause = outage.in_full(), "Redis does not hold yet that a heal is owed");
                     let _ = tokio::time::timeout(SAVE_AGAIN, shared.owed.unsaved.notified()).await;
                 }
             }
@@ -202,7 +203,7 @@ async fn pay_if_due(shared: &Shared) {
 /// Returns the cause for which the heal is still owed.
 async fn pay(shared: &Shared) -> Result<(), String> {
     let Shared { config, .. } = shared;
-    let redis = |outage: Outage| outage.cause;
+    let redis = |outage: Outage| outage.in_full();
     // A heal that an outage of Redis interrupted.
     let before = shared.owed.change(|state| state.healing.clone());
     if let Some(before) = before {
@@ -210,7 +211,7 @@ async fn pay(shared: &Shared) -> Result<(), String> {
         shared.owed.stop_healing().await;
     }
     let cache = Cache::connect(&config.redis, &config.amqp.queue)
-        .map_err(|error| error.to_string())?
+        .map_err(|error| error.in_full())?
         .healing_beside();
     cache.probe().await.map_err(redis)?;
     let HealTurn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)?
@@ -295,8 +296,8 @@ async fn perform(
     let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
     let mut guard = HealGuard::begin(config, cache, progress);
-    guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
-    guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
+    guard.confirm_deaths().await.map_err(|outage| outage.in_full())?;
+    guard.note(guard.found()).await.map_err(|outage| outage.in_full())?;
     info!(%from, "{why}: applying the history again beside the events that come");
     let known = shared.low.newest_sample();
     let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
@@ -331,9 +332,7 @@ async fn perform(
             "there is no history: a worker declares it again, and what the old one held is gone"
                 .to_owned(),
         ),
-        Err(NotHealed::Redis(outage)) => Err(outage.cause),
-        Err(NotHealed::Broker(error)) => Err(error.to_string()),
-        Err(NotHealed::History(cause)) => Err(cause),
+        Err(error) => Err(error.in_full()),
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::Shared;
 use crate::cache::{CommandError, ReportedWorker, WorkerReport};
+use crate::causes::chain;
 use crate::http::Readiness;
 use crate::quantity::format_duration;
 
@@ -67,7 +68,7 @@ impl<'s> Reporter<'s> {
                 Err(CommandError::Outage(outage)) => self.shared.gate.close(&outage),
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                     if !std::mem::replace(&mut self.refused, true) {
-                        warn!(%cause, "cannot tell Redis of this worker: `unstale status` does not see it");
+                        warn!(cause = %chain(&cause), "cannot tell Redis of this worker: `unstale status` does not see it");
                     }
                 }
             }

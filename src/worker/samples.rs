@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::Shared;
 use crate::broker::{BrokerError, History};
+use crate::causes::Explain;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -28,7 +29,10 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             let pause = match sample(&shared, &mut history).await {
                 Ok(()) => INTERVAL,
                 Err(error) => {
-                    debug!(cause = %error, "where the history ends is not known: a heal begins from times alone");
+                    debug!(
+                        cause = error.in_full(),
+                        "where the history ends is not known: a heal begins from times alone"
+                    );
                     history = None;
                     FAILED_PAUSE
                 }

@@ -20,6 +20,7 @@ use crate::broker::{
     SessionWatch, Start, Waiting,
 };
 use crate::cache::CommandError;
+use crate::causes::{Cause, Explain, chain};
 use crate::http::Readiness;
 use crate::telemetry::mentioned_if_slow;
 
@@ -127,7 +128,7 @@ impl<'s> Supervisor<'s> {
                                 // limit has removed the message.
                                 backoff.reset();
                             }
-                            ended.to_string()
+                            ended.in_full()
                         }
                     }
                 }
@@ -137,7 +138,7 @@ impl<'s> Supervisor<'s> {
                     // that it was missing.
                     self.saw_deletion |=
                         self.stood_before && matches!(failed, BrokerError::Topology(_));
-                    failed.to_string()
+                    failed.in_full()
                 }
             };
             let wait = backoff.next_delay(fastrand::f64());
@@ -250,7 +251,9 @@ impl<'s> Supervisor<'s> {
             match compared {
                 Some(Ok(())) => self.compared = true,
                 // Redis is out. The next session waits for it at its start.
-                Some(Err(error)) => return Err(SessionEnded::new(healing::outage(error).cause)),
+                Some(Err(error)) => {
+                    return Err(SessionEnded::new(Cause::new(healing::outage(error))));
+                }
                 None => return Ok(LaneEnd::Stopped),
             }
         }
@@ -424,7 +427,7 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
             Ok(()) => return mend::owe_what_was_deleted(shared, saw_deletion).await,
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
-                warn!(%cause, "the signing secret cannot be had from Redis: nothing is consumed");
+                warn!(cause = %chain(&cause), "the signing secret cannot be had from Redis: nothing is consumed");
                 tokio::time::sleep(SECRET_PAUSE).await;
             }
         }
@@ -452,7 +455,7 @@ async fn bind(shared: &Shared, session: &Session) -> SessionEnded {
                 added = ?rebound.added, left_bound = ?rebound.left_bound,
                 "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
             ),
-            Err(error) => return SessionEnded::new(error.to_string()),
+            Err(error) => return SessionEnded::new(Cause::new(error)),
         }
     }
 }

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use self::rounds::{Rounds, Step};
 use super::{Shared, slow_lane};
 use crate::cache::{Asides, CommandError, Eviction, Outage, SCAN_STEP, new_token};
+use crate::causes::chain;
 
 /// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
 /// the longest pause between two renewals.
@@ -53,6 +54,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             match error {
                 CommandError::Outage(outage) => shared.gate.close(&outage),
                 CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                    let cause = chain(&cause).to_string();
                     if refused.as_ref() != Some(&cause) {
                         info!(
                             %cause,

@@ -11,7 +11,6 @@ use lapin::types::AMQPValue;
 use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
-use super::super::reply_text::is_internal_error;
 use super::survey::{attach_all, comes, comes_before};
 use super::{History, cause};
 
@@ -29,14 +28,10 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// Notes the end of a connection if the broker failed. Returns whether it did.
-    pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
-        let failed = is_internal_error(cause);
-        if failed {
-            self.count = if self.at == at { self.count + 1 } else { 1 };
-            self.at = at;
-        }
-        failed
+    /// Notes a failure of the broker.
+    pub(super) fn note(&mut self, at: u64) {
+        self.count = if self.at == at { self.count + 1 } else { 1 };
+        self.at = at;
     }
 
     pub(super) fn are_many_at(&self, at: u64) -> bool {
@@ -60,13 +55,15 @@ pub(super) enum Attached {
 }
 
 impl History {
-    /// Returns why the connection ended; `error` may be only a consequence.
-    pub(super) async fn cause_of(&mut self, error: &BrokerError) -> String {
-        let Some(connected) = &mut self.connected else { return error.to_string() };
-        match timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some)).await {
-            Ok(ended) => format!("{error}: {}", cause(ended.ok().as_deref())),
-            Err(_) => error.to_string(),
+    /// Returns whether the broker itself failed. `error` may be only a consequence of that.
+    pub(super) async fn broker_failed(&mut self, error: &BrokerError) -> bool {
+        if error.is_internal_error() {
+            return true;
         }
+        let Some(connected) = &mut self.connected else { return false };
+        timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some))
+            .await
+            .is_ok_and(|ended| cause(ended.ok().as_deref()).is_internal_error())
     }
 
     /// Moves on to the next offset that the broker can read, and notes those between.
@@ -128,8 +125,11 @@ impl History {
         match tried {
             Ok(attached) => Ok(attached),
             Err(error) => {
-                let cause = self.cause_of(&error).await;
-                if is_internal_error(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
+                if self.broker_failed(&error).await {
+                    Ok(Attached::Unreadable)
+                } else {
+                    Err(error)
+                }
             }
         }
     }
@@ -146,19 +146,9 @@ mod tests {
     #[test]
     fn three_failures_of_the_broker_at_one_offset_are_many() {
         let mut failures = Failures::default();
-        for (at, cause, failed, many) in [
-            (7, "connection reset", false, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, true),
-        ] {
-            assert_eq!(
-                (failures.note(at, cause), failures.are_many_at(at)),
-                (failed, many),
-                "{at} {cause}"
-            );
+        for (at, many) in [(7, false), (7, false), (8, false), (8, false), (8, true)] {
+            failures.note(at);
+            assert_eq!(failures.are_many_at(at), many, "{at}");
         }
         failures.forget();
         assert!(!failures.are_many_at(8));

@@ -55,7 +55,7 @@ fn block_on(command: impl Future<Output = Result<Exit, CliError>>) -> Result<Exi
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = runtime.block_on(command);
     runtime.shutdown_background();
     ended
