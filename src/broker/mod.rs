@@ -6,7 +6,7 @@
 //!
 //! In reading order:
 //! - Connection: `session`, `link`, `greeting`, `nesting`, `short_text`, `throttle`, `failure`,
-//!   `reply_text`.
+//!   `refusal`, `reply_text`.
 //! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `permitted`.
 //! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
 //!   `owned`.
@@ -38,7 +38,8 @@ mod prefetch;
 mod publisher;
 mod queue_specs;
 mod recent_acks;
-pub mod reply_text;
+mod refusal;
+mod reply_text;
 mod session;
 mod short_text;
 mod signature;
@@ -52,7 +53,9 @@ pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use deletion::DeletionSeen;
-pub use failure::{BrokerError, HistoryProblem, PublishError, SessionEnded, TopologyProblem};
+pub use failure::{
+    BrokerError, ContractObject, HistoryProblem, PublishError, SessionEnded, TopologyProblem,
+};
 pub use history::{Found, History, Place, Survey};
 pub use inspect::{Inspector, QueueState};
 pub use lane::{Lane, LaneName};
@@ -62,6 +65,7 @@ pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};
 pub use queue_specs::DELIVERIES_AT_MOST;
+pub use refusal::AmqpError;
 pub use session::{Mended, Rebound, Session, SessionWatch, Start};
 pub use signature::Signer;
 pub use tag::Tag;

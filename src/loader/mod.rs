@@ -20,6 +20,8 @@ mod client;
 mod limits;
 mod retry_after;
 
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use tracing::{info, warn};
 use self::breaker::{Breaker, Health, Pass, Transition};
 use self::client::Endpoint;
 use self::limits::{Limit, Permit};
+use crate::causes::{Cause, Explain};
 use crate::config::WarmConfig;
 use crate::quantity::format_duration;
 use crate::registry::{Loader, LoaderId, Warm};
@@ -48,31 +51,52 @@ pub enum LoadOutcome {
 ///
 /// Messages name the loader and its status. They never hold a URL, a header's value or a payload's
 /// value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone)]
 pub enum LoadError {
     /// Another try may help: 408, 429, 5xx, a timeout, no connection, an incomplete answer.
-    #[error("{message}")]
     Retry {
         /// The loader's own `Retry-After`, at most [`MAX_RETRY_AFTER`].
         after: Option<Duration>,
         /// The loader, and what it did.
-        message: String,
+        cause: Cause,
     },
     /// The loader's circuit breaker is open, and no request was sent.
-    #[error("{message}")]
     NotAsked {
         /// Time until the breaker lets a load try.
         after: Duration,
         /// The loader, and why its breaker is open.
-        message: String,
+        cause: Cause,
     },
     /// Another try would not help.
-    #[error("{message}")]
     Refused {
         /// The loader, what it did, and what to do about it.
-        message: String,
+        cause: Cause,
     },
 }
+
+impl LoadError {
+    fn cause(&self) -> &Cause {
+        match self {
+            Self::Retry { cause, .. } | Self::NotAsked { cause, .. } | Self::Refused { cause } => {
+                cause
+            }
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause().fmt(f)
+    }
+}
+
+impl Error for LoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause().source()
+    }
+}
+
+impl Explain for LoadError {}
 
 /// The parts of the event that a request to the loader carries.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +110,7 @@ pub struct LoadContext<'a> {
 /// A reason why a loader of the registry cannot be used.
 ///
 /// Messages hold no header's value and no URL, because both may hold secrets.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LoaderProblem {
     /// `url` is not an absolute HTTP URL.
     #[error(
@@ -108,28 +132,38 @@ pub enum LoaderProblem {
     },
     /// The HTTP client could not be made. For `https`, the usual cause is a system without root
     /// certificates.
-    #[error(
-        "loaders: cannot make an HTTP client: {cause}; loaders with https need the system's root certificates (Debian: ca-certificates)"
-    )]
-    Client {
-        /// The client's own error.
-        cause: String,
-    },
+    #[error("loaders: cannot make an HTTP client")]
+    Client(#[source] HttpError),
+}
+
+impl Explain for LoaderProblem {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Client(_) => Some(
+                "loaders with https need the system's root certificates (Debian: ca-certificates)"
+                    .into(),
+            ),
+            Self::Url { .. } | Self::Header { .. } => None,
+        }
+    }
 }
 
 /// All problems of a registry's loaders.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub struct LoaderProblems(pub Vec<LoaderProblem>);
 
 impl fmt::Display for LoaderProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
-            write!(f, "{}{problem}", if index == 0 { "" } else { "\n" })?;
+            write!(f, "{}{}", if index == 0 { "" } else { "\n" }, problem.in_full())?;
         }
         Ok(())
     }
 }
 
+impl Explain for LoaderProblems {}
+
+pub use self::answer::HttpError;
 pub use self::retry_after::MAX_RETRY_AFTER;
 
 /// The loaders of one registry, and the limits that they share.
@@ -201,16 +235,17 @@ impl Loaders {
         let endpoint =
             self.endpoints.get(warm.loader.0 as usize).ok_or_else(|| LoadError::Retry {
                 after: None,
-                message: "the loader is not in the registry in use; the event is resolved again"
-                    .to_owned(),
+                cause: "the loader is not in the registry in use; the event is resolved again"
+                    .into(),
             })?;
         let url = endpoint.check(&warm.url)?;
         let not_asked = |left: Duration| LoadError::NotAsked {
             after: left,
-            message: format!(
+            cause: format!(
                 "loader `{}` is not asked for now, because most of its last loads failed",
                 endpoint.name
-            ),
+            )
+            .into(),
         };
         if let Some(left) = endpoint.breaker.open_for(Instant::now()) {
             return Err(not_asked(left));

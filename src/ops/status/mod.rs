@@ -19,7 +19,7 @@ pub(crate) mod tests;
 
 pub use facts::{
     BrokerFacts, HealFacts, HistoryFacts, OldestLetter, OwedFacts, ProgressFacts, QueueFacts,
-    QueueKind, RedisFacts, Status, WorkerFacts,
+    QueueKind, RedisFacts, Status, Unreadable, WorkerFacts,
 };
 pub use finding::{Finding, FindingCode, Findings};
 pub use gather::gather;
