@@ -7,7 +7,7 @@
 //! The texts are those of RabbitMQ 3.10.8, 4.0.5 and 4.3.6, which the tests start. They come from
 //! `rabbit_amqqueue`, `rabbit_channel`, `rabbit_misc`, `rabbit_reader` and `rabbit_stream_queue`.
 
-/// What `NOT_FOUND` (404) refuses.
+/// Reason of a `NOT_FOUND` (404).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotFound {
     /// There is no such queue.
@@ -30,7 +30,7 @@ pub(super) fn not_found(text: &str) -> NotFound {
     }
 }
 
-/// What `PRECONDITION_FAILED` (406) refuses.
+/// Reason of a `PRECONDITION_FAILED` (406).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Precondition<'t> {
     /// The object exists with another value of an argument.

@@ -58,10 +58,7 @@ pub(super) fn plain(details: &str) -> Option<Plain> {
 ///
 /// The text is `Error running script (call to f_…): @user_script:3: -OOM command not allowed`. Only
 /// one of the `known` codes is taken for a code.
-pub(super) fn code_in_script<'e>(
-    details: &'e str,
-    known: impl Fn(&str) -> bool,
-) -> Option<&'e str> {
+pub(super) fn code_in_script(details: &str, known: impl Fn(&str) -> bool) -> Option<&str> {
     let words = details.strip_prefix("Error running script")?;
     words.split([' ', '-']).find(|word| known(word))
 }

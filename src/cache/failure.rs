@@ -115,7 +115,7 @@ impl Error for Outage {
 
 impl Explain for Outage {}
 
-/// What an error means, above the error itself.
+/// Meaning of an error, above the error itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 struct Meaning {

@@ -39,7 +39,7 @@ pub struct CliError {
     pub exit: Exit,
     /// The failure and its causes. It may have several lines. If it is empty, nothing is printed.
     pub message: String,
-    /// What to do, one remedy a line.
+    /// Remedies, one a line.
     pub help: Vec<String>,
     /// Diagnostics that are printed before the error, as they are.
     diagnostics: Option<Diagnostics>,

@@ -1,15 +1,13 @@
 //! The meaning of a loader's answer, and of a request without an answer.
 
-use std::error::Error;
-use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
+use super::http_error::HttpError;
+use super::outcome::{LoadError, LoadOutcome};
 use super::retry_after::retry_after;
-use super::{LoadError, LoadOutcome};
 use crate::causes::Cause;
 use crate::quantity::format_size_bytes;
 
@@ -147,31 +145,6 @@ struct Failed {
     #[source]
     error: HttpError,
 }
-
-/// Error of the HTTP client, shown as its innermost cause: one of DNS, TCP or TLS.
-///
-/// The levels above that cause name the steps of the client alone, and the first one the URL, which
-/// may hold secrets.
-#[derive(Debug, Clone)]
-pub struct HttpError(Arc<reqwest::Error>);
-
-impl From<reqwest::Error> for HttpError {
-    fn from(error: reqwest::Error) -> Self {
-        Self(Arc::new(error.without_url()))
-    }
-}
-
-impl fmt::Display for HttpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut cause: &dyn Error = &*self.0;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        fmt::Display::fmt(cause, f)
-    }
-}
-
-impl Error for HttpError {}
 
 #[cfg(test)]
 mod tests {

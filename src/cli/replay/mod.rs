@@ -1,4 +1,5 @@
-//! The command `unstale replay`. `args` has its arguments and `text` its output; the work is in `ops::replay`.
+//! The command `unstale replay`. `args` has its arguments and `text` its output; the work is in
+//! `ops::replay`.
 
 mod args;
 mod text;

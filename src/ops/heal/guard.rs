@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cache::{Cache, CommandError, HealProgress, Outage};
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::replay::DEATHS_MAX;
 
@@ -77,7 +78,10 @@ impl<'c> HealGuard<'c> {
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "heal lock thread could not start: the lock is renewed between batches only");
+            tracing::warn!(
+                error = error.in_full(),
+                "heal lock thread could not start: the lock is renewed between batches only"
+            );
         }
         Self { cache, found, lost, alive, _keeper: stop.drop_guard() }
     }
