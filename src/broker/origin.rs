@@ -70,6 +70,19 @@ impl Origins {
     }
 }
 
+/// Sets the origin of a message of the history, where `dlq replay` records its letters.
+///
+/// Their headers define how the event is read, and nothing else: the stream drops headers that the
+/// signature covers.
+pub(super) fn establish_in_history(delivery: &mut Delivery) {
+    let headers = delivery.properties().headers().as_ref();
+    let is_letter = delivery.exchange().is_empty()
+        && headers.is_some_and(|headers| is_text(headers, header::ROUTING_KEY));
+    if is_letter {
+        delivery.set_origin(Origin::Unsigned);
+    }
+}
+
 /// Returns the entries of `x-death`, newest first.
 pub(super) fn deaths(headers: &FieldTable) -> impl Iterator<Item = &FieldTable> {
     let deaths = match headers.inner().get(X_DEATH) {
@@ -173,6 +186,20 @@ mod tests {
             "Redis has lost the secret"
         );
         assert_eq!(established("", &[], &signer).0, Origin::Publisher, "sent to the queue by name");
+    }
+
+    #[test]
+    fn only_a_letter_in_the_history_says_how_to_read_it() {
+        let origin_of = |exchange: &str, headers: &[(&str, AMQPValue)]| {
+            let properties = BasicProperties::default().with_headers(table(headers));
+            let mut recorded = delivery(exchange, "user.updated", properties, b"{}");
+            establish_in_history(&mut recorded);
+            recorded.origin()
+        };
+        let ours = [(header::ROUTING_KEY, long("user.updated"))];
+        assert_eq!(origin_of("", &ours), Origin::Unsigned);
+        assert_eq!(origin_of("events", &ours), Origin::Publisher);
+        assert_eq!(origin_of("", &[]), Origin::Publisher);
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl<'a> Outgoing<'a> {
         })
     }
 
+    /// Returns the same message for another queue, through the default exchange.
+    #[must_use]
+    pub fn to_queue(&self, queue: &'a str) -> Self {
+        Self { exchange: "", routing_key: queue, properties: self.properties.clone(), ..*self }
+    }
+
     /// Returns the exchange.
     pub fn exchange(&self) -> &str {
         self.exchange

@@ -139,7 +139,7 @@ macro_rules! scripts {
 
 scripts! {
     WRITE_TAGGED = 0: TAG_MEMBER, "write_tagged.lua";
-    INVALIDATE_TAGS = 1: TEXT, "side_key.lua", "sequence.lua", "invalidate_tags.lua";
+    INVALIDATE_TAGS = 1: "refusal.lua", TEXT, "side_key.lua", "sequence.lua", "invalidate_tags.lua";
     DRAIN_SLICE = 2: "side_key.lua", "members.lua", "drain_slice.lua";
     GRANT_LEASE = 3: TEXT, "grant_lease.lua";
     FILL = 4: FILL;
@@ -150,14 +150,14 @@ scripts! {
     KEEP_LOAD = 11: TEXT, "keep_load.lua";
     END_LOAD = 12: TEXT, "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
-    WRITE_FENCED = 9: TAG_MEMBER, "fence.lua", "write_fenced.lua";
+    WRITE_FENCED = 9: "refusal.lua", TAG_MEMBER, "fence.lua", "write_fenced.lua";
     SCHEDULE_SECOND_DELETES = 13: "schedule_second_deletes.lua";
     RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
     DUE_SECOND_DELETES = 14: "due_second_deletes.lua";
     FINISH_SECOND_DELETES = 15: "finish_second_deletes.lua";
     REPORT_WORKER = 16: "report_worker.lua";
     NUMBERS = 24: TEXT, "sequence.lua", "numbers.lua";
-    DETACH_TAG = 25: TEXT, "side_key.lua", "members.lua", "detach_tag.lua";
+    DETACH_TAG = 25: "refusal.lua", TEXT, "side_key.lua", "members.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
     ADD_MEMBER = 27: TAG_MEMBER, "add_member.lua";
     JOIN_TAG = 28: JOIN;

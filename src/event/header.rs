@@ -49,6 +49,10 @@ pub const EARLIER_REASONS: &str = "unstale-earlier-reasons";
 /// later count.
 pub const REDELIVERED: &str = "unstale-redelivered";
 
+/// The offset from which on a replay applied events again. On the record of a replay in the history
+/// only.
+pub const REPLAYED_FROM: &str = "unstale-replayed-from";
+
 /// HMAC-SHA256 over our headers and this body, in base64. It proves that a worker wrote the
 /// headers.
 pub const SIGNATURE: &str = "unstale-signature";
@@ -57,7 +61,7 @@ pub const SIGNATURE: &str = "unstale-signature";
 pub const PREFIX: &str = "unstale-";
 
 /// All these names.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     ATTEMPT,
     REASON,
     ERROR,
@@ -78,5 +82,6 @@ pub const ALL: [&str; 21] = [
     HEADERS_DROPPED,
     EARLIER_REASONS,
     REDELIVERED,
+    REPLAYED_FROM,
     SIGNATURE,
 ];

@@ -14,6 +14,8 @@
 //! - A write becomes a deletion if a later event, applied or not, invalidated one of its tags or
 //!   shortened the key's life.
 //! - The result raises all fences that the folded effects would have raised.
+//! - A replayed letter is older than its place. Its write becomes a deletion. If it is not applied,
+//!   it supersedes nothing.
 //! - A counter is bumped once. It only has to become a number that it did not have before.
 //! - The longest second delete (`again`) of its deletions is kept.
 //! - A key that may be a tag's set is not changed alone. Its tag is invalidated, since its members
@@ -194,16 +196,11 @@ impl Fold {
             let tag = tag.to_owned();
             return self.invalidate(at, None, &tag);
         }
-        let Some(pending) = self.keys.get_mut(&effect.target) else { return };
         if let Action::Expire(_) = effect.action {
             // The rest of the shorter life becomes a miss.
-            if let PendingAction::Write { write, .. } = &pending.action {
-                self.bytes -= write_weight(write);
-                pending.action = PendingAction::Delete;
-                self.superseded += 1;
-            }
-            return;
+            return self.forget_value(&effect.target);
         }
+        let Some(pending) = self.keys.get_mut(&effect.target) else { return };
         if matches!(pending.action, PendingAction::Nothing) {
             return;
         }
@@ -215,6 +212,29 @@ impl Fold {
         }
         (pending.action, pending.again) = (PendingAction::Nothing, None);
         self.bytes += weight(&effect.target, &pending.action);
+    }
+
+    /// Adds an effect of a replayed letter that is not applied. Its event is older than its place,
+    /// so it supersedes nothing. A write that it may have overwritten becomes a deletion.
+    pub fn doubt(&mut self, at: u64, effect: &Effect) {
+        match self.tag_of(&effect.target, &effect.action) {
+            Some(tag) => self.invalidate(at, None, tag),
+            None if effect.action == Action::InvalidateTag => {
+                self.invalidate(at, None, &effect.target)
+            }
+            None => self.forget_value(&effect.target),
+        }
+    }
+
+    /// Turns a write to the key into a deletion.
+    fn forget_value(&mut self, key: &str) {
+        if let Some(pending) = self.keys.get_mut(key)
+            && let PendingAction::Write { write, .. } = &pending.action
+        {
+            self.bytes -= write_weight(write);
+            pending.action = PendingAction::Delete;
+            self.superseded += 1;
+        }
     }
 
     /// Returns the remaining effects in the history's order and empties the fold.

@@ -12,6 +12,7 @@ mod attacks;
 mod broker;
 mod cache;
 mod cases;
+mod circles;
 mod cli;
 mod cluster;
 mod dlq;

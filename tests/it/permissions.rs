@@ -2,6 +2,7 @@
 //! does not.
 
 mod commands;
+mod lost;
 mod rabbitmq;
 mod redis_acl;
 mod stage;
@@ -35,6 +36,14 @@ pub(crate) fn documented_acl(password: &str, keys: &str) -> Vec<String> {
         rule => rule.to_owned(),
     });
     rules.collect()
+}
+
+/// Returns the rules that the page adds in the row that begins so.
+fn documented_row(row: &str) -> Vec<String> {
+    let row = REDIS.lines().find(|line| line.starts_with(row)).expect("the page has a row for it");
+    let rules =
+        row.split(" | ").nth(1).expect("a second cell").split('`').nth(1).expect("the rules");
+    rules.replace("\\|", "|").split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]

@@ -27,6 +27,7 @@ use super::convert::Delivery;
 use super::failure::{BrokerError, SessionEnded};
 use super::link::{EndSignal, Link};
 use super::names::Names;
+use super::origin::establish_in_history;
 use super::prefetch::Prefetch;
 use super::throttle::{Allowance, GRANT_INTERVAL};
 use crate::config::AmqpConfig;
@@ -279,7 +280,8 @@ impl History {
                 .ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue).into()))?
                 .map_err(SessionEnded::from)?;
             newest = delivery.delivery_tag;
-            let delivery = Delivery::new(0, delivery);
+            let mut delivery = Delivery::new(0, delivery);
+            establish_in_history(&mut delivery);
             let Some(at) = delivery.header(STREAM_OFFSET).and_then(offset) else {
                 return Err(attach::not_a_stream(&self.queue));
             };

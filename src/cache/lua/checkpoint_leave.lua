@@ -18,8 +18,8 @@ for i = 1, #fields, 2 do
     lives = true
   end
 end
-redis.call('HDEL', KEYS[1], ARGV[1], 'offset:' .. ARGV[1], 'broker:' .. ARGV[1], 'ended:' .. ARGV[1])
 if not (lives and ARGV[6] == '1') then
   write(KEYS[1], 'stopped:' .. ARGV[1], 0, ARGV[4], now, ARGV[5])
 end
+redis.call('HDEL', KEYS[1], ARGV[1], 'offset:' .. ARGV[1], 'broker:' .. ARGV[1], 'ended:' .. ARGV[1])
 return 1

@@ -19,15 +19,26 @@ local function all_members(set)
   return bytes <= tonumber(ARGV[5]) and members or nil
 end
 
+-- Renames a set, and records its number. Nobody would find the members of a set that is not in the
+-- record: if Redis refuses a later step, the set gets its name back.
+local function detach(from, detached, number)
+  redis.call('RENAME', from, detached)
+  local refused = refusal(redis.pcall('SADD', KEYS[3], number)) or refusal(redis.pcall('PERSIST', detached))
+  if refused then
+    redis.pcall('SREM', KEYS[3], number)
+    redis.call('RENAME', detached, from)
+    error(refused)
+  end
+end
+
 if redis.call('SCARD', KEYS[1]) > 0 then
   if redis.call('EXISTS', KEYS[4]) == 1 then
+    redis.call('SADD', KEYS[3], ARGV[1])
     redis.call('SUNIONSTORE', KEYS[4], KEYS[4], KEYS[1])
     redis.call('UNLINK', KEYS[1])
   else
-    redis.call('RENAME', KEYS[1], KEYS[4])
-    redis.call('PERSIST', KEYS[4])
+    detach(KEYS[1], KEYS[4], ARGV[1])
   end
-  redis.call('SADD', KEYS[3], ARGV[1])
 end
 -- Members set aside belong to the tag: few join the rest, many become drains of their own.
 for i = 5, #KEYS do
@@ -38,15 +49,13 @@ for i = 5, #KEYS do
       for first = 1, #members, 1000 do
         redis.call('SADD', KEYS[4], unpack(members, first, math.min(first + 999, #members)))
       end
-      redis.call('UNLINK', KEYS[i])
       redis.call('SADD', KEYS[3], ARGV[1])
+      redis.call('UNLINK', KEYS[i])
     else
       local number = ARGV[1] .. 'a' .. (i - 5)
       local detached = detached_key(KEYS[1], number)
       if redis.call('EXISTS', detached) == 0 then
-        redis.call('RENAME', KEYS[i], detached)
-        redis.call('PERSIST', detached)
-        redis.call('SADD', KEYS[3], number)
+        detach(KEYS[i], detached, number)
       end
     end
   end

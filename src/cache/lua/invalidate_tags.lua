@@ -39,13 +39,24 @@ if call('EXISTS', KEYS[3]) == 1 then
   asides = answers.err and {} or answers
 end
 
--- The slow lane deletes the members of `from`, under that number.
+-- The slow lane deletes the members of `from`, under that number. Nobody would find the members of
+-- a set that is not in the record: if Redis refuses a later step, the set gets its name back.
+-- Returns the error.
 local function detach(set, from, number)
   local record, detached = side_key('drain', set), detached_key(set, number)
-  call('RENAME', from, detached)
-  call('PERSIST', detached)
-  call('SADD', record, number)
-  call('SADD', KEYS[2], set)
+  local refused = refusal(pcall('RENAME', from, detached))
+  if refused then
+    return refused
+  end
+  refused = refusal(pcall('SADD', record, number)) or refusal(pcall('SADD', KEYS[2], set)) or refusal(pcall('PERSIST', detached))
+  if refused then
+    pcall('SREM', record, number)
+    if pcall('EXISTS', record) == 0 then
+      pcall('SREM', KEYS[2], set)
+    end
+    call('RENAME', detached, from)
+  end
+  return refused
 end
 
 -- Takes the members of a set, in slices, each wider than the one before, until they have more bytes
@@ -90,13 +101,13 @@ local function put_back(before, place)
   long[#long] = long[#long] ~= place and long[#long] or nil
 end
 
+-- Detaches a tag's set and its sets of members set aside. Returns the first error.
 local function detach_all(set, has_members, aside)
-  if has_members then
-    detach(set, set, n)
-  end
+  local refused = has_members and detach(set, set, n) or nil
   for a, from in pairs(aside) do
-    detach(set, from, n .. 'a' .. a)
+    refused = refused or detach(set, from, n .. 'a' .. a)
   end
+  return refused
 end
 
 for i = 4, #KEYS, 2 do
@@ -141,7 +152,11 @@ for i = 4, #KEYS, 2 do
     call('SET', KEYS[i + 1], n, 'PX', kept)
     if size > most or of_tag > most_bytes then
       put_back(before, place)
-      detach_all(set, in_set > 0, aside or NOTHING)
+      local err = detach_all(set, in_set > 0, aside or NOTHING)
+      if err then
+        refused[#refused + 1] = place
+        refused[#refused + 1] = err
+      end
     elseif size > 0 then
       if in_set > 0 then
         emptied[#emptied + 1] = set

@@ -17,16 +17,18 @@ if ARGV[3] == '1' and #gone > 0 then
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local aside = KEYS[2 + math.floor(now / tonumber(ARGV[4])) % 4]
   local lasts, before = redis.call('PTTL', KEYS[1]), redis.call('PTTL', aside)
-  for first = 1, #gone, 1000 do
-    local last = math.min(first + 999, #gone)
-    redis.call('SREM', KEYS[1], unpack(gone, first, last))
-    redis.call('SADD', aside, unpack(gone, first, last))
-  end
+  -- A member is in one of the sets at any step, also if Redis refuses the next one.
   redis.call('SADD', KEYS[6], KEYS[1])
+  for first = 1, #gone, 1000 do
+    redis.call('SADD', aside, unpack(gone, first, math.min(first + 999, #gone)))
+  end
   if lasts == -1 then
     redis.call('PERSIST', aside)
   elseif before ~= -1 then
     redis.call('PEXPIRE', aside, math.max(lasts, before, 3600000))
+  end
+  for first = 1, #gone, 1000 do
+    redis.call('SREM', KEYS[1], unpack(gone, first, math.min(first + 999, #gone)))
   end
 end
 return { cursor, #members, #gone }

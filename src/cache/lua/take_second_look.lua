@@ -17,9 +17,6 @@ for age = 2, 3 do
         back[#back + 1] = member
       end
     end
-    for first = 1, #members, 1000 do
-      redis.call('SREM', aside, unpack(members, first, math.min(first + 999, #members)))
-    end
     if #back > 0 then
       local before = redis.call('PTTL', KEYS[1])
       for first = 1, #back, 1000 do
@@ -33,6 +30,10 @@ for age = 2, 3 do
         -- The set may be new, for members with shorter lives.
         redis.call('PEXPIRE', KEYS[1], lasts, 'GT')
       end
+    end
+    -- Last, so that a member is in one of the sets if Redis refuses a step.
+    for first = 1, #members, 1000 do
+      redis.call('SREM', aside, unpack(members, first, math.min(first + 999, #members)))
     end
     return 1
   end

@@ -11,21 +11,32 @@ if order == OLD then
   end
   return existed
 end
+
+-- Ends a write that Redis refuses. Without its value the old one must not stay readable. A retry of
+-- this event may still write: the lowered fence only keeps out older ones.
+local function refuse(err)
+  redis.pcall('UNLINK', KEYS[1])
+  local version, place = string.match(ARGV[5], '^(.*:)(%d+)$')
+  if order == NEWER and place then
+    redis.call('SET', KEYS[2], version .. (tonumber(place) - 1), 'PX', ARGV[6])
+  end
+  return err
+end
+
 if order == TIED or ARGV[2] == 'OVER' then
   -- If two events have the same version, it is unknown which is newer.
-  redis.call('UNLINK', KEYS[1])
-  return existed
+  local refused = refusal(redis.pcall('UNLINK', KEYS[1]))
+  return refused and refuse(refused) or existed
 end
+-- A value that no tag can invalidate is worse than none.
 for i = 3, #KEYS do
-  local refused = tag_member(KEYS[i], KEYS[1], ARGV[2], ARGV[4])
-  if refused then
-    -- A value that no tag can invalidate is worse than none. A retry of this event may still write:
-    -- the fence only keeps out older ones.
-    redis.call('UNLINK', KEYS[1])
-    local version, place = string.match(ARGV[5], '^(.*:)(%d+)$')
-    redis.call('SET', KEYS[2], version .. (tonumber(place) - 1), 'PX', ARGV[6])
-    return refused
+  local done, refused = pcall(tag_member, KEYS[i], KEYS[1], ARGV[2], ARGV[4])
+  if refused or not done then
+    return refuse(refused)
   end
 end
-set_value(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+local done, refused = pcall(set_value, KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not done then
+  return refuse(refused)
+end
 return existed

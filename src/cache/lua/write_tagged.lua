@@ -3,9 +3,9 @@
 -- invalidate is worse than none.
 local existed = redis.call('EXISTS', KEYS[1])
 for i = 2, #KEYS do
-  local refused = tag_member(KEYS[i], KEYS[1], ARGV[2], ARGV[4])
-  if refused then
-    redis.call('UNLINK', KEYS[1])
+  local done, refused = pcall(tag_member, KEYS[i], KEYS[1], ARGV[2], ARGV[4])
+  if refused or not done then
+    redis.pcall('UNLINK', KEYS[1])
     return refused
   end
 end

@@ -33,9 +33,10 @@ const IN_FLIGHT: usize = 250;
 
 /// Send dead letters back to the queue of events
 ///
-/// Each letter is published to the queue of events alone. Once the broker has confirmed it, it is
-/// taken out of the dead-letter queue. Its attempts start at 0 again. An event that fails again
-/// becomes a dead letter that lists its earlier reasons.
+/// Each letter is recorded at the end of the history, so that a heal finds it. Then it is published
+/// to the queue of events alone. Once the broker has confirmed it, it is taken out of the
+/// dead-letter queue. Its attempts start at 0 again. An event that fails again becomes
+/// a dead letter that lists its earlier reasons.
 ///
 /// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 letters
 /// may be in both queues, and are applied twice. Exits with 1 if letters were left behind.
@@ -74,6 +75,9 @@ const PATIENCE_OF_BROKER: Duration = Duration::from_secs(5);
 
 const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
 
+const NO_HISTORY: &str = "nothing is lost; run the command again for the rest once the stream works. To go on without it, set \
+                          UNSTALE_HISTORY=off: no heal then repeats the effects of these letters";
+
 pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &signer(config).await?).await?;
@@ -101,6 +105,7 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
         progress,
         done: 0,
         left: 0,
+        unrecorded: 0,
         first_problem: None,
     };
     let outcome = replay.all(args).await;
@@ -188,6 +193,8 @@ struct Replay<'r> {
     done: usize,
     /// Number of letters that RabbitMQ did not accept, and that stay in the dead-letter queue.
     left: usize,
+    /// Number of letters that are not in the history.
+    unrecorded: usize,
     first_problem: Option<PublishError>,
 }
 
@@ -336,11 +343,29 @@ impl Replay<'_> {
             checkpoint.hold(earliest.unwrap_or_default()).await.map_err(run_again)?;
         }
         let now = Timestamp::now().to_string();
-        let replayed =
-            replay_batch(self.letters, &mut self.publisher, step, &now).await.map_err(run_again)?;
+        let record = self.config.amqp.history.is_some();
+        let replayed = replay_batch(self.letters, &mut self.publisher, step, record, &now)
+            .await
+            .map_err(run_again)?;
         self.pace.went(step.len(), Instant::now());
         self.done += replayed.done;
         self.left += replayed.left;
+        if replayed.unrecorded > 0 && self.unrecorded == 0 {
+            writeln!(
+                io::stderr(),
+                "warning: stream `{}` does not exist: if Redis loses writes later, no heal repeats the effects of these letters",
+                self.letters.names().history
+            )?;
+        }
+        self.unrecorded += replayed.unrecorded;
+        if let Some(problem) = replayed.history_problem {
+            let left = format!(
+                "{} left behind, because stream `{}` does not take them",
+                text::letters(self.left),
+                self.letters.names().history
+            );
+            return Err(CliError::stopped(left).because(&problem).help(NO_HISTORY));
+        }
         match replayed.problem {
             // Every further letter would fail in the same way.
             Some(

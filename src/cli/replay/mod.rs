@@ -16,11 +16,12 @@ pub(super) use args::ReplayArgs;
 use super::reach::{reach, reach_redis};
 use super::signal::stop_on_signal;
 use super::{CliError, Exit};
-use crate::broker::{History, Place};
+use crate::broker::{History, Place, PublishError, Publisher, replay_record};
 use crate::cache::{Cache, LowWatermark};
+use crate::causes::Explain;
 use crate::config::{Config, Scope};
 use crate::ops::CommandCheckpoint;
-use crate::ops::replay::{Observer, Replay, ReplayReport, Span, TakenOver};
+use crate::ops::replay::{Observer, Replay, ReplayReport, Span, Step, TakenOver};
 use crate::plan::FoldLimits;
 use crate::printable::{printable, printable_json, printable_lines};
 use crate::registry::{LoadOptions, Pattern, Registry};
@@ -63,6 +64,7 @@ async fn replay(
     let replay = Replay {
         span,
         gives_way: true,
+        records_before: None,
         types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
         rate: args.rate,
         tag_prefix: config.redis.tag_prefix.clone(),
@@ -83,7 +85,13 @@ async fn replay(
         reach_redis(cache).await?;
     }
     let mut history = reach(async || History::connect(&config.amqp).await).await?;
-    let mut progress = Progress::new();
+    let is_recorded = !args.dry_run && config.heals() && config.amqp.history.is_some();
+    let publisher = match is_recorded {
+        true => Some(reach(async || Publisher::connect(&config.amqp).await).await?),
+        false => None,
+    };
+    let mut progress =
+        Progress::new(publisher.map(|publisher| (publisher, history.queue().to_owned())));
     // If Redis loses writes meanwhile, a heal begins no later than this replay does.
     let mut checkpoint = cache
         .as_ref()
@@ -154,19 +162,32 @@ fn print_report(
 /// Progress of a replay. The bar is shown on a terminal only, and waits for servers are always
 /// printed.
 struct Progress {
+    /// The publisher that records the replay in the history, until it has.
+    recorder: Option<(Publisher, String)>,
     bar: ProgressBar,
     is_applying: bool,
     waiting_for: String,
 }
 
 impl Progress {
-    fn new() -> Self {
+    fn new(recorder: Option<(Publisher, String)>) -> Self {
         let bar = ProgressBar::new(0).with_style(style("read"));
         // Messages may be long in coming. The steady tick shows that time passes.
         if io::stderr().is_terminal() {
             bar.enable_steady_tick(Duration::from_millis(500));
         }
-        Self { bar, is_applying: false, waiting_for: String::new() }
+        Self { recorder, bar, is_applying: false, waiting_for: String::new() }
+    }
+
+    /// Prints why the replay is not recorded.
+    fn is_not_recorded(&self, problem: &PublishError) {
+        self.bar.suspend(|| {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: the replay is not recorded in the history: {}. If Redis goes back to before it, run it again",
+                printable(&problem.in_full())
+            );
+        });
     }
 
     fn show(&mut self, done: u64, of: u64, is_applying: bool) {
@@ -182,6 +203,19 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    /// Records where the replay begins, before anything is applied. If Redis loses the replay, a
+    /// heal begins there.
+    async fn note(&mut self, step: Step) -> Result<(), String> {
+        if let Some((mut publisher, history)) = self.recorder.take() {
+            let record = replay_record(&history, step.first);
+            if let Some(Err(problem)) = publisher.publish_all(&[record]).await.pop() {
+                self.is_not_recorded(&problem);
+            }
+            publisher.close().await;
+        }
+        Ok(())
+    }
+
     fn read(&mut self, done: u64, of: u64) {
         self.show(done, of, false);
     }

@@ -1,5 +1,8 @@
-//! Replays letters: each is published to the queue of events, and only then taken out of the
-//! dead-letter queue.
+//! Replays letters: each is recorded in the history, then published to the queue of events, and
+//! only then taken out of the dead-letter queue.
+//!
+//! The letter's event may be in the history too, far before its end. A heal does not read back to
+//! there, but it reads what was recorded last.
 
 use super::Letter;
 use crate::broker::{
@@ -15,12 +18,16 @@ pub struct Replayed {
     pub left: usize,
     /// Error of the first letter that stays.
     pub problem: Option<PublishError>,
+    /// Error of the first letter that stays because the history does not take it.
+    pub history_problem: Option<PublishError>,
+    /// Number of replayed letters that are not in the history, because it does not exist.
+    pub unrecorded: usize,
 }
 
 /// Republishes each letter to the queue of events, and takes a letter once its message is confirmed
 /// and not returned.
 ///
-/// `now` is the time in RFC 3339.
+/// With `record`, each letter is recorded in the history first. `now` is the time in RFC 3339.
 ///
 /// # Errors
 /// [`SessionEnded`] if the connection that reads has ended. Letters of this batch may then be in
@@ -29,6 +36,7 @@ pub async fn replay_batch(
     letters: &mut DeadLetters,
     publisher: &mut Publisher,
     batch: &[(DeadLetter, Letter)],
+    record: bool,
     now: &str,
 ) -> Result<Replayed, SessionEnded> {
     let queue = letters.names().main.clone();
@@ -49,10 +57,32 @@ pub async fn replay_batch(
         })
         .collect();
     let mut replayed = Replayed::default();
-    let mut taken = Vec::with_capacity(batch.len());
-    for ((_, letter), result) in batch.iter().zip(publisher.publish_all(&republished).await) {
+    let history = letters.names().history.clone();
+    let mut recorded = vec![Ok(()); batch.len()];
+    if record {
+        let records: Vec<_> =
+            republished.iter().map(|message| message.to_queue(&history)).collect();
+        recorded = publisher.publish_all(&records).await;
+    }
+    let mut published = Vec::with_capacity(batch.len());
+    let mut tags = Vec::with_capacity(batch.len());
+    for ((message, (_, letter)), recorded) in republished.into_iter().zip(batch).zip(recorded) {
+        match recorded {
+            Ok(()) => {}
+            Err(PublishError::Returned(_)) => replayed.unrecorded += 1,
+            Err(problem) => {
+                replayed.left += 1;
+                replayed.history_problem.get_or_insert(problem);
+                continue;
+            }
+        }
+        published.push(message);
+        tags.push(letter.tag);
+    }
+    let mut taken = Vec::with_capacity(tags.len());
+    for (tag, result) in tags.into_iter().zip(publisher.publish_all(&published).await) {
         match result {
-            Ok(()) => taken.push(letter.tag),
+            Ok(()) => taken.push(tag),
             Err(problem) => {
                 replayed.left += 1;
                 replayed.problem.get_or_insert(problem);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::broker::{BrokerError, History, HistoryProblem, Place};
 use crate::cache::{Cache, CommandError, ConnectionState, HealFrom, HealProgress, Outage};
@@ -169,28 +169,42 @@ async fn apply(
             passed_over,
         });
     }
-    let replay = Replay {
-        span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
-        // Behind the end other workers applied other rules, so events there do not show which
-        // effects are outdated.
-        gives_way: end_offset.is_none(),
-        types: Vec::new(),
-        rate: None,
-        tag_prefix: config.redis.tag_prefix.clone(),
-        reading: config.reading,
-        unknown: config.unknown,
-        fence_ttl: config.redis.fence_ttl,
-        limits: FoldLimits::default(),
-        apply_every: Some(APPLY_EVERY),
-        patience: Some(PATIENCE),
-        taken_over: taken_over(guard.found()),
-    };
     let stop = CancellationToken::new();
     let mut watch = Watch { cache, stop: &stop, guard, outage: None };
-    let report = replay
-        .run(&mut history, registry, Some(cache), &mut watch, &stop)
-        .await
-        .map_err(NotHealed::Broker)?;
+    // An earlier heal may have gone back further.
+    let mut offset = guard.found().first.map_or(offset, |first| first.min(offset));
+    let mut taken_over = taken_over(guard.found());
+    let report = loop {
+        let replay = Replay {
+            span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
+            // Behind the end other workers applied other rules, so events there do not show which
+            // effects are outdated.
+            gives_way: end_offset.is_none(),
+            records_before: Some(offset),
+            types: Vec::new(),
+            rate: None,
+            tag_prefix: config.redis.tag_prefix.clone(),
+            reading: config.reading,
+            unknown: config.unknown,
+            fence_ttl: config.redis.fence_ttl,
+            limits: FoldLimits::default(),
+            apply_every: Some(APPLY_EVERY),
+            patience: Some(PATIENCE),
+            taken_over: taken_over.clone(),
+        };
+        let report = replay
+            .run(&mut history, registry, Some(cache), &mut watch, &stop)
+            .await
+            .map_err(NotHealed::Broker)?;
+        let Some(earlier) = report.earlier_replay else { break report };
+        info!(
+            first_offset = offset,
+            replayed_from = earlier,
+            "heal begins earlier: Redis may have lost what a replay applied"
+        );
+        offset = earlier;
+        taken_over = TakenOver { applied_to: None, passed_over: report.passed_over, ..taken_over };
+    };
     history.close().await;
     if let Some(rest) = report.rest {
         return Err(match (watch.outage, cache.state()) {
@@ -210,7 +224,7 @@ async fn apply(
     Ok(Healed::Applied {
         events: report.events,
         effects: report.sent.values().sum(),
-        begin: guard.found().first.map_or(offset, |first| first.min(offset)),
+        begin: offset,
         complete: is_whole && report.cut.is_none() && report.missing == 0 && report.is_complete(),
         end: report.end,
         passed_over: report.left_out(),

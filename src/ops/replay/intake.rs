@@ -39,15 +39,18 @@ impl<'r> Intake<'r> {
     ) {
         let in_span = self.span.contains(&offset);
         match message {
-            ResolvedMessage::Event { resolution, is_of_type, is_out_of_time }
+            ResolvedMessage::Event { resolution, is_of_type, is_out_of_time, is_letter }
                 if in_span && is_of_type =>
             {
                 if is_out_of_time {
                     report.is_undone(offset);
                 }
-                self.choose(offset, resolution, report);
+                self.choose(offset, resolution, is_letter, report);
             }
             ResolvedMessage::Event { .. } if !in_span && !self.replay.gives_way => {}
+            ResolvedMessage::Event { resolution, is_letter: true, .. } => {
+                resolution.effects.iter().for_each(|effect| self.fold.doubt(offset, effect));
+            }
             ResolvedMessage::Event { resolution, .. } => {
                 for effect in &resolution.effects {
                     if in_span {
@@ -57,6 +60,7 @@ impl<'r> Intake<'r> {
                     }
                 }
             }
+            ResolvedMessage::Record => {}
             // A message whose type is unknown is ignored if only some types are selected.
             ResolvedMessage::Tombstone
             | ResolvedMessage::Unreadable(..)
@@ -75,7 +79,13 @@ impl<'r> Intake<'r> {
         }
     }
 
-    fn choose(&mut self, offset: u64, resolution: Resolution, report: &mut ReplayReport) {
+    fn choose(
+        &mut self,
+        offset: u64,
+        resolution: Resolution,
+        is_letter: bool,
+        report: &mut ReplayReport,
+    ) {
         report.events += 1;
         let Resolution { matched, effects, failure, .. } = resolution;
         match matched {
@@ -90,7 +100,8 @@ impl<'r> Intake<'r> {
         if let Some(Failure { reason, message, .. }) = failure {
             report.problem(reason, 1, offset, || message);
         }
-        let fenced = offset >= self.fenced_from;
+        // The age of a letter's event is unknown.
+        let fenced = offset >= self.fenced_from && !is_letter;
         for effect in effects {
             report.had(&effect);
             self.fold.choose(offset, effect, fenced);
@@ -107,6 +118,7 @@ mod tests {
         Replay {
             span: Span { since: crate::broker::Place::Offset(0), until: None },
             gives_way: true,
+            records_before: None,
             types: Vec::new(),
             rate: None,
             tag_prefix: "cache_tag:".into(),
@@ -128,7 +140,12 @@ mod tests {
                 Some(Failure { reason: Reason::Unresolvable, message: "why".into(), at: 0 });
             let resolution =
                 Resolution { matched: Matched::Unknown, failure, ..Resolution::default() };
-            ResolvedMessage::Event { resolution, is_of_type: true, is_out_of_time }
+            ResolvedMessage::Event {
+                resolution,
+                is_of_type: true,
+                is_out_of_time,
+                is_letter: false,
+            }
         };
         for (message, undone) in [
             (event(true), &[7][..]),

@@ -59,6 +59,9 @@ pub struct Replay {
     /// True if events behind the span supersede older effects. If false, these events are not read,
     /// and a write becomes a deletion.
     pub gives_way: bool,
+    /// The offset from which on the caller wants events applied, if it also wants those that a
+    /// recorded replay applied. The replay ends at the record of one that began earlier.
+    pub records_before: Option<u64>,
     /// Patterns of event types to apply; empty for all.
     pub types: Vec<Pattern>,
     /// Maximum rate of effects sent to Redis.

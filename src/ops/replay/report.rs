@@ -46,6 +46,8 @@ pub struct ReplayReport {
     pub sent: BTreeMap<(RuleId, Verb), u64>,
     /// Events and effects that could not be applied.
     pub problems: BTreeMap<Reason, ReplayProblem>,
+    /// The offset at which a recorded replay began, if that ended this one.
+    pub earlier_replay: Option<u64>,
     /// The part that is left to do, if the replay did not finish.
     pub rest: Option<Rest>,
 }

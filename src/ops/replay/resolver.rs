@@ -53,7 +53,11 @@ pub(super) enum ResolvedMessage {
         is_of_type: bool,
         /// True if it ran out of time before all effects were known.
         is_out_of_time: bool,
+        /// True if it is a replayed letter, so that it is older than its place.
+        is_letter: bool,
     },
+    /// The record of a replay.
+    Record,
     /// A deletion marker.
     Tombstone,
     /// A message that is not an event, or made the resolution panic.
@@ -225,6 +229,10 @@ impl Rules {
         for (at, (_, delivery)) in job.range.clone().zip(&job.batch[job.range.clone()]) {
             job.at.store(at, Ordering::Relaxed);
             // A panic loses this message only, because the closure shares no mutable state.
+            if delivery.replayed_from().is_some() {
+                messages.push(ResolvedMessage::Record);
+                continue;
+            }
             let message = catch_unwind(AssertUnwindSafe(|| self.read(&delivery.message(), &job.stop))).unwrap_or_else(|_| {
                 ResolvedMessage::Unreadable(
                     Reason::Panicked,
@@ -259,7 +267,12 @@ impl Rules {
                     let is_out_of_time = budget.spent() == Some(Spent::Time);
                     tries += 1;
                     if !is_out_of_time || tries == TRIES || stop.load(Ordering::Relaxed) {
-                        return ResolvedMessage::Event { resolution, is_of_type, is_out_of_time };
+                        return ResolvedMessage::Event {
+                            resolution,
+                            is_of_type,
+                            is_out_of_time,
+                            is_letter: message.origin.says_how_to_read(),
+                        };
                     }
                 }
             }

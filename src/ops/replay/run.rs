@@ -27,6 +27,9 @@ const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// Number of targets above which applying takes long enough to close the connection first.
 const MANY_TARGETS: usize = 1_000;
 
+/// Cause of a replay that ended at the record of an earlier one.
+const EARLIER_REPLAY: &str = "an earlier replay began before";
+
 /// The reason why a part of the work was not done.
 type Cause = String;
 
@@ -187,6 +190,7 @@ impl<O: Observer> Run<'_, O> {
         }
         let within = batch.partition_point(|(offset, _)| *offset < barrier);
         self.look_for_gaps(&batch[..within]);
+        self.look_for_replays(&batch[..within])?;
         let batch: Messages = Arc::new(batch);
         self.resolve(&batch, within).await?;
         if within < batch.len() {
@@ -208,6 +212,21 @@ impl<O: Observer> Run<'_, O> {
             let gap = offset.min(self.end).saturating_sub(next);
             self.report.missing += if gap > 1 { gap } else { 0 };
             next = offset + 1;
+        }
+    }
+
+    /// Ends the replay at the record of one that began earlier. The stored progress is then still
+    /// before that message, so a replay that takes over finds it again.
+    fn look_for_replays(&mut self, batch: &[(u64, Delivery)]) -> Result<(), Cause> {
+        let Some(begin) = self.replay.records_before else { return Ok(()) };
+        let before_end = batch.iter().take_while(|(offset, _)| *offset < self.end);
+        let earliest = before_end.filter_map(|(_, delivery)| delivery.replayed_from()).min();
+        match earliest.filter(|from| *from < begin) {
+            Some(from) => {
+                self.report.earlier_replay = Some(from);
+                Err(EARLIER_REPLAY.to_owned())
+            }
+            None => Ok(()),
         }
     }
 

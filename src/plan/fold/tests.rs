@@ -579,3 +579,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_letter_that_is_not_applied_supersedes_nothing() {
+    let written = || effect("k", write("new", &["t"]), version("f", 2, 'b', 1));
+    let letter = || effect("k", write("old", &["t"]), version("f", 1, 'a', 1));
+    let left = |chosen: Effect, letter: Effect| {
+        let mut fold = Fold::new("cache_tag:");
+        fold.choose(1, chosen, true);
+        fold.doubt(2, &letter);
+        let left = fold.take(true).into_iter();
+        left.map(|folded| (folded.effect.target, folded.effect.action)).collect::<Vec<_>>()
+    };
+    let deleted = [("k".to_owned(), Action::Delete)];
+    assert_eq!(left(written(), letter()), deleted, "it may have overwritten the value");
+    assert_eq!(left(effect("k", Action::Delete, None), letter()), deleted);
+    let tag = || effect("t", Action::InvalidateTag, None);
+    assert_eq!(left(written(), tag()), deleted);
+    assert_eq!(left(tag(), tag()), [("t".to_owned(), Action::InvalidateTag)]);
+    let other = effect("other", Action::Delete, None);
+    assert_eq!(left(written(), other).len(), 1, "it is of another key");
+}

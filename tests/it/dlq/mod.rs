@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use unstale::broker::Signer;
 
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::wait_until;
@@ -65,9 +66,44 @@ const GIVEN: Given<'static> =
 
 /// Publishes letters as a worker does: `user.updated` events with these ids, all dead-lettered at
 /// the same time.
-async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
+pub(crate) async fn publish_letters(stage: &Stage, ids: std::ops::Range<u32>) {
     let ids: Vec<String> = ids.map(|id| format!("e{id}")).collect();
     publish_given(stage, &ids.iter().map(|id| Given { id, ..GIVEN }).collect::<Vec<_>>()).await;
+}
+
+/// Publishes the letter of an event of that type, with that body.
+pub(crate) async fn publish_letter(stage: &Stage, event_type: &str, body: &str) {
+    let properties = letter(stage, &stage.signer().await, &GIVEN, (event_type, body));
+    let queue = format!("{}.dead", stage.queue);
+    stage.send("", &queue, properties, body.as_bytes()).await.await.unwrap();
+    wait_until(SOON, "the letter is in the queue", async || stage.ready(".dead").await == 1).await;
+}
+
+/// Returns the properties of a letter, signed.
+fn letter(
+    stage: &Stage,
+    signer: &Signer,
+    given: &Given<'_>,
+    (event_type, body): (&str, &str),
+) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in [
+        ("unstale-reason", given.reason),
+        ("unstale-error", given.error),
+        ("unstale-exchange", stage.exchange.as_str()),
+        ("unstale-routing-key", event_type),
+        ("unstale-event-type", event_type),
+        ("unstale-form", "bare"),
+        ("unstale-first-time", given.time),
+        ("unstale-time", given.time),
+        ("unstale-registry", "another"),
+        ("unstale-event-id", given.id),
+    ] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    headers.insert("unstale-attempt".into(), AMQPValue::LongInt(5));
+    signer.sign(&mut headers, body.as_bytes());
+    BasicProperties::default().with_headers(headers)
 }
 
 /// Publishes letters as a worker does. The body holds the number in the event's id.
@@ -76,26 +112,9 @@ async fn publish_given(stage: &Stage, letters: &[Given<'_>]) {
     let before = stage.ready(".dead").await as usize;
     let mut confirms = Vec::new();
     let signer = stage.signer().await;
-    for Given { id, reason, error, time } in letters {
-        let mut headers = FieldTable::default();
-        for (name, value) in [
-            ("unstale-reason", *reason),
-            ("unstale-error", *error),
-            ("unstale-exchange", stage.exchange.as_str()),
-            ("unstale-routing-key", "user.updated"),
-            ("unstale-event-type", "user.updated"),
-            ("unstale-form", "bare"),
-            ("unstale-first-time", *time),
-            ("unstale-time", *time),
-            ("unstale-registry", "another"),
-            ("unstale-event-id", *id),
-        ] {
-            headers.insert(name.into(), AMQPValue::LongString(value.into()));
-        }
-        headers.insert("unstale-attempt".into(), AMQPValue::LongInt(5));
-        let body = format!("{{\"id\":{}}}", id.trim_start_matches('e'));
-        signer.sign(&mut headers, body.as_bytes());
-        let properties = BasicProperties::default().with_headers(headers);
+    for given in letters {
+        let body = format!("{{\"id\":{}}}", given.id.trim_start_matches('e'));
+        let properties = letter(stage, &signer, given, ("user.updated", &body));
         confirms.push(stage.send("", &queue, properties, body.as_bytes()).await);
         if confirms.len() == 500 {
             for confirm in confirms.drain(..) {

@@ -1,7 +1,17 @@
 //! Commands that apply events again have a checkpoint of their own.
 
-use super::{mark_fields, publish, stage};
+use std::sync::Arc;
+
+use unstale::cache::{Cache, Entered, HealFrom, HealTurn};
+use unstale::ops::heal::{HealGuard, Healed, heal};
+use unstale::registry::{LoadOptions, Registry};
+
+use super::{
+    WITHIN, heals, mark_fields, publish, readable, seed, stage, wait_gone, wait_marks, wait_quiet,
+};
+use crate::dlq::{dlq, publish_letters};
 use crate::end_to_end::stage::SOON;
+use crate::replay::engine::config;
 use crate::support::wait_until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,4 +62,81 @@ async fn replays_hold_a_mark_while_they_run() {
     let mut replay = run(&["dlq", "replay"]);
     assert!(replay.wait().await.unwrap().success());
     assert!(low_of("dlq:").await.is_some());
+}
+
+/// The letters' events are not in the history, like events that are older than all it reaches back
+/// to.
+async fn what_dlq_replay_applied_is_healed(args: &[&str]) {
+    const LETTERS: u32 = 20;
+    let stage = stage().await;
+    let mut worker = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    wait_quiet(&stage).await;
+    publish_letters(&stage, 0..LETTERS).await;
+    seed(&stage.redis, LETTERS).await;
+    let snapshot = stage.redis.snapshot().await;
+    let (code, _, err) = dlq(&stage, args).await;
+    assert!(code == 0 && err.contains("replayed 20 dead letters"), "{err}");
+    wait_gone(&stage.redis, SOON).await;
+    stage.wait_settled(&[&worker]).await;
+
+    stage.redis.restore(&snapshot).await;
+    assert!(readable(&stage.redis).await.is_some_and(|count| count > 0), "they are back");
+    wait_gone(&stage.redis, WITHIN).await;
+    worker.wait_ready().await;
+    assert_eq!(heals(&worker).await, 1.0, "{}", worker.stderr());
+    assert!(worker.stderr().contains("complete=true"), "{}", worker.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_replayed_after_a_snapshot_are_applied_again() {
+    what_dlq_replay_applied_is_healed(&["replay"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_replayed_in_parts_after_a_snapshot_are_applied_again() {
+    what_dlq_replay_applied_is_healed(&["replay", "--stop-after-failures", "1"]).await;
+}
+
+/// Redis has lost a replay, with the checkpoint that the replay had. The heal begins behind the
+/// events that the replay applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heal_begins_where_a_recorded_replay_began() {
+    const EVENTS: u32 = 20;
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    publish(&stage, EVENTS).await;
+    stage.wait_settled(&[&worker]).await;
+    assert!(worker.terminate().await.success());
+    let mut replay = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
+    replay
+        .args(["replay", "--since", "1h"])
+        .env_clear()
+        .envs(stage.broker_settings())
+        .env("UNSTALE_REDIS_URL", stage.redis.url())
+        .env("UNSTALE_SCHEMAS", stage.schemas.path());
+    let output = replay.output().await.unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && err.contains("replayed 20 events"), "{err}");
+
+    let config = config(&stage);
+    let registry = Registry::load(&LoadOptions::for_run(&config.registry)).unwrap().registry;
+    let registry = Arc::new(registry);
+    let cache = Cache::connect(&config.redis, &config.amqp.queue).unwrap();
+    cache.probe().await.unwrap();
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut stage.connection().await).await.unwrap();
+    assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
+    let HealTurn::Ours(marks) = cache.take_heal().await.unwrap() else { panic!("no other heals") };
+    let from = HealFrom { offset: Some(EVENTS.into()), time: None };
+    let begun = marks.take_over_progress(&cache, from, registry.digest());
+    // The second heal goes on with one that died after it had gone back, and had applied five.
+    let mut died = begun.clone();
+    (died.first, died.applied_to) = (Some(0), Some(5));
+    for (found, left) in [(begun, 0), (died, 5)] {
+        seed(&stage.redis, EVENTS).await;
+        let guard = HealGuard::begin(&config, &cache, found);
+        let healed = heal(&config, &registry, &cache, (from, None), &guard).await.unwrap();
+        let Healed::Applied { begin, complete, .. } = healed else { panic!("{healed:?}") };
+        assert_eq!((begin, complete, readable(&stage.redis).await), (0, true, Some(left)));
+    }
 }

@@ -22,6 +22,7 @@ fn replay(limits: FoldLimits) -> Replay {
     Replay {
         span: Span { since: Place::Offset(0), until: None },
         gives_way: true,
+        records_before: None,
         types: Vec::new(),
         rate: None,
         tag_prefix: "cache_tag:".into(),

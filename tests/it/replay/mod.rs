@@ -6,6 +6,7 @@ mod choose;
 mod ends;
 pub(crate) mod engine;
 mod fences;
+mod letters;
 mod places;
 mod second_passes;
 mod survey;

@@ -1,0 +1,55 @@
+//! The record of a replay, at the end of the history.
+//!
+//! The events that a replay applies are far before the end of the history. If Redis goes back to
+//! before the replay, the command's checkpoint goes back too. Then only this record shows a heal
+//! where to begin.
+
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+
+use super::convert::{Delivery, long};
+use super::origin::text_of;
+use super::publisher::Outgoing;
+use crate::event::header;
+
+/// Returns the record of a replay from that offset on.
+///
+/// It has no body, so that workers of earlier versions read it as a tombstone.
+pub fn replay_record(history: &str, from: u64) -> Outgoing<'_> {
+    let mut headers = FieldTable::default();
+    headers.insert(header::REPLAYED_FROM.into(), long(from.to_string()));
+    let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+    Outgoing::new("", history, properties, b"")
+}
+
+/// Returns the offset in the record of a replay. `None` for any other message.
+pub(super) fn replayed_from(delivery: &Delivery) -> Option<u64> {
+    if !delivery.exchange().is_empty() {
+        return None;
+    }
+    let headers = delivery.properties().headers().as_ref()?;
+    text_of(headers, header::REPLAYED_FROM)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::convert::tests::delivery;
+    use super::*;
+    use crate::event::{Decoded, Reading, decode};
+
+    #[test]
+    fn only_a_record_names_an_offset() {
+        let record = replay_record("unstale.history", 42);
+        let read = |exchange: &str, properties: &BasicProperties| {
+            delivery(exchange, "unstale.history", properties.clone(), b"")
+        };
+        let recorded = read("", record.properties());
+        assert_eq!(replayed_from(&recorded), Some(42));
+        assert!(matches!(
+            decode(&recorded.message(), Reading::default()),
+            Ok(Decoded::Tombstone | Decoded::Bodiless(_))
+        ));
+        assert_eq!(replayed_from(&read("events", record.properties())), None, "a publisher's");
+        assert_eq!(replayed_from(&read("", &BasicProperties::default())), None);
+    }
+}
