@@ -8,7 +8,6 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::failure::PublishError;
-use super::replay_record::replayed_from;
 use super::tag::Tag;
 use crate::event::json::JsonKind;
 use crate::event::{
@@ -189,12 +188,6 @@ impl Delivery {
         if let (Some(exchange), Some(routing_key)) = (short(exchange), short(routing_key)) {
             (self.exchange, self.routing_key) = (exchange, routing_key);
         }
-    }
-
-    /// Returns the offset from which on a replay applied events again, if this message of the
-    /// history is the record of a replay.
-    pub fn replayed_from(&self) -> Option<u64> {
-        replayed_from(self)
     }
 
     /// Returns the same delivery, as it comes after a failed delivery.

@@ -26,23 +26,12 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::greeting::Greeting;
 use super::short_text::Mending;
-use fields::{Field, PROPERTIES, fields_of};
+use fields::{
+    CONTENT_HEAD_BYTES, CONTENT_HEADER, FRAME_HEAD_BYTES, Field, METHOD, METHOD_HEAD_BYTES,
+    PROPERTIES, fields_of,
+};
 
-/// Maximum nesting of tables and arrays in headers.
-pub(super) const LEVELS_MAX: usize = 64;
-
-/// Types of the frames with a method and with a message's properties.
-const METHOD: u8 = 1;
-const CONTENT_HEADER: u8 = 2;
-
-/// Bytes that name a method: its class and its number.
-const METHOD_HEAD_BYTES: usize = 4;
-
-/// Bytes of a frame's head: type, channel, size of the payload.
-const FRAME_HEAD_BYTES: usize = 7;
-
-/// Bytes before the properties: class, weight, size of the body. The flags follow.
-const CONTENT_HEAD_BYTES: usize = 12;
+pub(super) use fields::LEVELS_MAX;
 
 /// Stream whose frames are nested no deeper than lapin can read.
 #[derive(Debug)]

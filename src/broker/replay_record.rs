@@ -22,13 +22,16 @@ pub fn replay_record(history: &str, from: u64) -> Outgoing<'_> {
     Outgoing::new("", history, properties, b"")
 }
 
-/// Returns the offset in the record of a replay. `None` for any other message.
-pub(super) fn replayed_from(delivery: &Delivery) -> Option<u64> {
-    if !delivery.exchange().is_empty() {
-        return None;
+impl Delivery {
+    /// Returns the offset from which on a replay applied events again, if this message of the
+    /// history is the record of a replay.
+    pub fn replayed_from(&self) -> Option<u64> {
+        if !self.exchange().is_empty() {
+            return None;
+        }
+        let headers = self.properties().headers().as_ref()?;
+        text_of(headers, header::REPLAYED_FROM)?.parse().ok()
     }
-    let headers = delivery.properties().headers().as_ref()?;
-    text_of(headers, header::REPLAYED_FROM)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -44,12 +47,12 @@ mod tests {
             delivery(exchange, "unstale.history", properties.clone(), b"")
         };
         let recorded = read("", record.properties());
-        assert_eq!(replayed_from(&recorded), Some(42));
+        assert_eq!(recorded.replayed_from(), Some(42));
         assert!(matches!(
             decode(&recorded.message(), Reading::default()),
             Ok(Decoded::Tombstone | Decoded::Bodiless(_))
         ));
-        assert_eq!(replayed_from(&read("events", record.properties())), None, "a publisher's");
-        assert_eq!(replayed_from(&read("", &BasicProperties::default())), None);
+        assert_eq!(read("events", record.properties()).replayed_from(), None, "a publisher's");
+        assert_eq!(read("", &BasicProperties::default()).replayed_from(), None);
     }
 }

@@ -151,10 +151,10 @@ scripts! {
     END_LOAD = 12: TEXT, "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
     WRITE_FENCED = 9: "refusal.lua", TAG_MEMBER, "fence.lua", "write_fenced.lua";
-    SCHEDULE_SECOND_DELETES = 13: "schedule_second_deletes.lua";
+    SCHEDULE_SECOND_DELETES = 13: TEXT, "second_delete_clock.lua", "schedule_second_deletes.lua";
     RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
-    DUE_SECOND_DELETES = 14: "due_second_deletes.lua";
-    FINISH_SECOND_DELETES = 15: "finish_second_deletes.lua";
+    DUE_SECOND_DELETES = 14: TEXT, "second_delete_clock.lua", "due_second_deletes.lua";
+    FINISH_SECOND_DELETES = 15: TEXT, "second_delete_clock.lua", "finish_second_deletes.lua";
     REPORT_WORKER = 16: "report_worker.lua";
     NUMBERS = 24: TEXT, "sequence.lua", "numbers.lua";
     DETACH_TAG = 25: "refusal.lua", TEXT, "side_key.lua", "members.lua", "detach_tag.lua";

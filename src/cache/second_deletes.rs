@@ -3,7 +3,11 @@
 //!
 //! A second delete is scheduled in Redis together with the first one and removed only after it is
 //! done. So any worker can do it, even if the first one died.
+//!
+//! The times are of a clock that never goes back while any are scheduled
+//! (`lua/second_delete_clock.lua`). The fraction of a time counts the refusals.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -15,7 +19,8 @@ use super::script::{DUE_SECOND_DELETES, FINISH_SECOND_DELETES, SCHEDULE_SECOND_D
 use super::side_keys::{Kind, side_key};
 use super::{Cache, lifetime};
 use crate::plan::{Batch, EffectOutcome, EffectRef};
-use crate::registry::{Action, Effect, RuleId};
+use crate::reason::Reason;
+use crate::registry::{Action, Effect, MAX_SECOND_DELETE_DELAY, RuleId};
 
 /// Maximum number of targets that one call schedules or finishes.
 pub(super) const TARGETS_PER_CALL: usize = 200;
@@ -24,8 +29,20 @@ pub(super) const TARGETS_PER_CALL: usize = 200;
 /// the current one.
 const LOCK_TTL: Duration = Duration::from_secs(2);
 
-/// Time after which a second delete is due again if Redis did not do it for a reason that may pass.
+/// Reserve beyond the longest delay of any rule: no time is later.
+const RESERVE: Duration = Duration::from_secs(10);
+
+/// Time after which a second delete that Redis refused is due again. It doubles with each refusal.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Maximum of that time.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// Number of refusals after which a second delete is given up, four hours after the first.
+const REFUSALS_MAX: u32 = 30;
+
+/// Number of refusals that the fraction of a time can count. A double has room for more.
+const FRACTIONS: u32 = 64;
 
 /// Target of a second delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +71,24 @@ impl DueSecondDelete {
             _ => None,
         }
     }
+
+    /// Returns how often Redis has refused it so far.
+    fn refusals(&self) -> u32 {
+        let at = std::str::from_utf8(&self.at).ok().and_then(|at| at.parse::<f64>().ok());
+        let fraction = at.map_or(0.0, f64::fract) * f64::from(FRACTIONS);
+        (0..FRACTIONS).find(|&refusals| f64::from(refusals) >= fraction).unwrap_or(0)
+    }
+}
+
+/// Returns the milliseconds after which a refused second delete is tried again. Their fraction is
+/// the new number of refusals, one more than `refusals`. `None` means that it is given up.
+fn retry_after(refusals: u32) -> Option<String> {
+    let refusals = refusals + 1;
+    let after = RETRY_AFTER.saturating_mul(1 << (refusals - 1).min(16)).min(RETRY_AFTER_MAX);
+    let fraction = f64::from(refusals) / f64::from(FRACTIONS);
+    let fraction = format!("{fraction:.6}");
+    (refusals < REFUSALS_MAX)
+        .then(|| [&lifetime::millis(after).to_string(), fraction.trim_start_matches('0')].concat())
 }
 
 /// Result of a round of second deletes.
@@ -61,8 +96,11 @@ impl DueSecondDelete {
 pub struct SecondDeletes {
     /// All that were due.
     pub due: Vec<DueSecondDelete>,
-    /// Reasons why some were not done: rules and codes, never keys.
+    /// Reasons for refusals that no earlier round reported, each once: codes, never keys. The
+    /// second deletes are tried again.
     pub failed: Vec<String>,
+    /// Second deletes that were refused for hours, and are not tried again, with the last reason.
+    pub given_up: Vec<(DueSecondDelete, String)>,
     /// As [`Drained::lost`](super::Drained::lost).
     pub lost: u64,
 }
@@ -73,7 +111,8 @@ pub(super) fn schedule<'t>(
     targets: impl Iterator<Item = (SecondDelete<'t>, Duration)>,
     sent: &mut Sent,
 ) -> Cmd {
-    let mut command = SCHEDULE_SECOND_DELETES.call(sent, [set.as_bytes()].into_iter());
+    let keys = [set.as_bytes(), &side_key(Kind::Clock, set.as_bytes())];
+    let mut command = SCHEDULE_SECOND_DELETES.call(sent, keys.into_iter());
     for (target, after) in targets {
         let (kind, name) = match target {
             SecondDelete::Key(key) => ("k", key),
@@ -93,19 +132,20 @@ impl Cache {
     pub async fn run_second_deletes(&self, token: &str) -> Result<SecondDeletes, CommandError> {
         let due = self.due_second_deletes(token).await?;
         let mut passes = SecondDeletes { due, ..SecondDeletes::default() };
-        let effects: Vec<Effect> =
-            passes.due.iter().filter_map(DueSecondDelete::target).map(effect_of).collect();
+        let (places, effects): (Vec<usize>, Vec<Effect>) = (passes.due.iter().enumerate())
+            .filter_map(|(place, due)| Some((place, effect_of(due.target()?))))
+            .unzip();
         let mut batch = Batch::new(&self.tag_prefix, effects.len());
         for (position, effect) in (0_u32..).zip(&effects) {
             batch.push(EffectRef { event: 0, position }, effect);
         }
-        let mut later = Vec::new();
+        let mut refused = HashMap::new();
         for (slot, outcome) in self.apply(&batch.finish()).await?.unsettled {
-            let effect = &effects[slot.position as usize];
+            let position = slot.position as usize;
             let outcome = match outcome {
                 EffectOutcome::Slow => {
-                    match self.drain_tag(&effect.target, &CancellationToken::new(), |_, _| {}).await
-                    {
+                    let tag = &effects[position].target;
+                    match self.drain_tag(tag, &CancellationToken::new(), |_, _| {}).await {
                         Ok(drained) => {
                             passes.lost += drained.lost;
                             continue;
@@ -116,25 +156,33 @@ impl Cache {
                 outcome => outcome,
             };
             match outcome {
-                // The first delete failed in the same way, and its event was reported.
-                EffectOutcome::Dead { message, .. } => passes.failed.push(message),
-                EffectOutcome::Retry { message, .. } | EffectOutcome::NotTried { message, .. } => {
-                    later.push(target(effect));
-                    passes.failed.push(message);
+                EffectOutcome::Dead { reason: Reason::RedisRefused, message }
+                | EffectOutcome::Retry { message, .. }
+                | EffectOutcome::NotTried { message, .. } => {
+                    refused.insert(places[position], message);
                 }
+                // The first delete failed in the same way, and its event was reported.
+                EffectOutcome::Dead { message, .. } => passes.note_failure(message),
                 EffectOutcome::Slow => {}
             }
         }
-        for part in later.chunks(TARGETS_PER_CALL) {
-            let targets = part.iter().map(|target| (*target, RETRY_AFTER));
-            self.call(
-                "second delete",
-                schedule(&self.second_deletes, targets, &mut Sent::default()),
-            )
-            .await?;
+        let mut ends = Vec::with_capacity(passes.due.len());
+        for (place, due) in passes.due.iter().enumerate() {
+            let again = refused.get(&place).and_then(|_| retry_after(due.refusals()));
+            ends.push((due, again.unwrap_or_default()));
         }
-        if !passes.due.is_empty() {
-            self.finish_second_deletes(&passes.due).await?;
+        if !ends.is_empty() {
+            self.end_second_deletes(ends.iter().map(|(due, again)| (*due, again.as_str()))).await?;
+        }
+        for (place, message) in refused {
+            let due = &passes.due[place];
+            match due.refusals() {
+                _ if retry_after(due.refusals()).is_none() => {
+                    passes.given_up.push((due.clone(), message));
+                }
+                0 => passes.note_failure(message),
+                _ => {}
+            }
         }
         Ok(passes)
     }
@@ -149,10 +197,12 @@ impl Cache {
         &self,
         token: &str,
     ) -> Result<Vec<DueSecondDelete>, CommandError> {
-        let lock = side_key(Kind::Lease, self.second_deletes.as_bytes());
+        let set = self.second_deletes.as_bytes();
+        let lock = side_key(Kind::Lease, set);
         let mut command = DUE_SECOND_DELETES
-            .call(&mut Sent::default(), [self.second_deletes.as_bytes(), &lock].into_iter());
+            .call(&mut Sent::default(), [set, &lock, &side_key(Kind::Clock, set)].into_iter());
         command.arg(TARGETS_PER_CALL).arg(token).arg(lifetime::millis(LOCK_TTL));
+        command.arg(lifetime::millis(MAX_SECOND_DELETE_DELAY + RESERVE));
         let Value::Array(answer) = self.call("second delete", command).await? else {
             return Err(unexpected());
         };
@@ -174,12 +224,29 @@ impl Cache {
         &self,
         done: &[DueSecondDelete],
     ) -> Result<(), CommandError> {
-        let mut command = FINISH_SECOND_DELETES
-            .call(&mut Sent::default(), [self.second_deletes.as_bytes()].into_iter());
-        for DueSecondDelete { member, at } in done {
-            command.arg(member).arg(at);
+        self.end_second_deletes(done.iter().map(|due| (due, ""))).await
+    }
+
+    /// Removes second deletes that are done. Others come after so many milliseconds again.
+    async fn end_second_deletes<'d>(
+        &self,
+        ends: impl Iterator<Item = (&'d DueSecondDelete, &'d str)>,
+    ) -> Result<(), CommandError> {
+        let set = self.second_deletes.as_bytes();
+        let keys = [set, &side_key(Kind::Clock, set)];
+        let mut command = FINISH_SECOND_DELETES.call(&mut Sent::default(), keys.into_iter());
+        for (DueSecondDelete { member, at }, again) in ends {
+            command.arg(member).arg(at).arg(again);
         }
         self.call("second delete", command).await.map(drop)
+    }
+}
+
+impl SecondDeletes {
+    fn note_failure(&mut self, message: String) {
+        if !self.failed.contains(&message) {
+            self.failed.push(message);
+        }
     }
 }
 
@@ -192,14 +259,31 @@ fn effect_of(target: SecondDelete<'_>) -> Effect {
     Effect { rule: RuleId(0), target: target.to_owned(), action, version: None, again: None }
 }
 
-fn target(effect: &Effect) -> SecondDelete<'_> {
-    if effect.action == Action::InvalidateTag {
-        SecondDelete::Tag(&effect.target)
-    } else {
-        SecondDelete::Key(&effect.target)
-    }
-}
-
 fn unexpected() -> CommandError {
     CommandError::Failed("second delete: unexpected answer".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_in_the_fraction_of_the_time_until_it_is_given_up() {
+        let (mut refusals, mut waited_ms) = (0, 0.0);
+        while let Some(after) = retry_after(refusals) {
+            let after: f64 = after.parse().unwrap();
+            // As Redis returns it: with 17 significant digits.
+            let at = format!("{:.4}", 1_796_065_864_365.0 + after);
+            let due = DueSecondDelete { member: "kx".into(), at: at.into_bytes() };
+            refusals += 1;
+            assert_eq!(due.refusals(), refusals);
+            waited_ms += after.floor();
+            assert!((10_000.0..600_001.0).contains(&after), "{after}");
+        }
+        assert_eq!(refusals + 1, REFUSALS_MAX);
+        assert!((4.0..4.5).contains(&(waited_ms / 3_600_000.0)), "{waited_ms}");
+        assert_eq!(retry_after(2).as_deref(), Some("40000.046875"));
+        let fresh = DueSecondDelete { member: "kx".into(), at: b"1796065864365".to_vec() };
+        assert_eq!(fresh.refusals(), 0);
+    }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Fence,
     /// Number of the tag's latest invalidation.
     Generation,
+    /// Clock of a queue's second deletes.
+    Clock,
     /// Record of the tag's drains: the numbers of the detached sets ([`detached`]).
     Drain,
 }
@@ -31,6 +33,7 @@ impl Kind {
             Self::NextLoad => "next",
             Self::Fence => "fence",
             Self::Generation => shared::GENERATION,
+            Self::Clock => "clock",
             Self::Drain => "drain",
         }
     }
@@ -83,10 +86,11 @@ pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
     std::array::from_fn(|place| detached(set, format!("aside{place}").as_bytes()))
 }
 
-/// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key;
-/// `lua/side_key.lua` has the same rule.
-pub(crate) fn is_own(key: &[u8]) -> bool {
+/// Returns whether a key is one of unstale's own, or may be the set of a tag. Rules and tags must
+/// never delete such a key; `lua/side_key.lua` has the same rule.
+pub(crate) fn is_own(key: &[u8], tag_prefix: &str) -> bool {
     key.starts_with(PREFIX.as_bytes())
+        || (!tag_prefix.is_empty() && key.starts_with(tag_prefix.as_bytes()))
 }
 
 /// Secret with which workers sign republished messages.
@@ -144,15 +148,22 @@ mod tests {
 
     #[test]
     fn each_purpose_has_a_side_key_of_its_own_in_the_slot_of_the_key() {
-        let kinds =
-            [Kind::Lease, Kind::Load, Kind::NextLoad, Kind::Fence, Kind::Generation, Kind::Drain];
+        let kinds = [
+            Kind::Lease,
+            Kind::Load,
+            Kind::NextLoad,
+            Kind::Fence,
+            Kind::Generation,
+            Kind::Clock,
+            Kind::Drain,
+        ];
         for key in ["a", "{a}", "{a", "x:{user:{42}:p}", "a}b{c}"] {
             let mut names: Vec<_> = kinds
                 .iter()
                 .map(|kind| String::from_utf8(side_key(*kind, key.as_bytes())).unwrap())
                 .collect();
             for name in &names {
-                assert!(is_own(name.as_bytes()), "{name}");
+                assert!(is_own(name.as_bytes(), "cache_tag:"), "{name}");
                 assert_eq!(hash_tag(name), hash_tag(key), "{name}");
             }
             names.sort();

@@ -93,7 +93,7 @@ impl Cache {
         }
         let mut command = INVALIDATE_TAGS.call(sent, keys.iter().map(Vec::as_slice));
         command.arg(lifetime::millis(GENERATION_TTL)).arg(SLICE).arg(members);
-        command.arg(BYTES_AT_ONCE).arg(members * BYTES_PER_MEMBER);
+        command.arg(BYTES_AT_ONCE).arg(members * BYTES_PER_MEMBER).arg(&self.tag_prefix);
         command
     }
 

@@ -20,6 +20,8 @@ use super::tree::Node;
 use crate::quantity::Rate;
 use crate::reason::Reason;
 
+pub(crate) use effect::MAX_SECOND_DELETE_DELAY;
+
 /// Format of rule files that this build reads.
 pub(crate) const FORMAT: u32 = 1;
 

@@ -1,7 +1,9 @@
 //! A loaded registry, with accessors that the worker uses.
 
 use super::diagnostic::{Diagnostic, nearest};
+use super::effect::Verb;
 use super::example::{self, Example, WORK_OF_ALL_EXAMPLES};
+use super::key_shape::KeyShape;
 use super::model::{EventDefinition, Loader, Registry, RuleName};
 
 /// A registry, with its warnings and examples.
@@ -53,6 +55,21 @@ impl Registry {
         self.definitions.iter().any(|definition| {
             !definition.retired && definition.rules.iter().any(|rule| rule.again.is_some())
         })
+    }
+
+    /// Returns the names of the rules that may have asked for the second delete of that target. A
+    /// changed registry may have none.
+    pub fn rules_of_second_delete(&self, verb: Verb, target: &str) -> Vec<&str> {
+        let rules = self.definitions.iter().flat_map(|definition| &definition.rules);
+        let may_ask = rules.filter(|rule| {
+            let prefix = if verb == Verb::InvalidateTags { "" } else { &rule.key_prefix };
+            let has_shape = |template| KeyShape::of_key(prefix, template).includes(target);
+            rule.again.is_some() && rule.body.verb() == verb && rule.targets.iter().any(has_shape)
+        });
+        may_ask
+            .filter_map(|rule| self.rules.get(rule.id.0 as usize))
+            .map(|rule| rule.name.as_str())
+            .collect()
     }
 
     /// Returns the loaders, by [`LoaderId`](super::LoaderId).

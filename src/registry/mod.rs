@@ -64,6 +64,7 @@ pub use budget::{BYTES_PER_EVENT, Budget, Spent, WORK_PER_EVENT};
 pub use code::Code;
 pub use data_schema::DataSchema;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub(crate) use document::MAX_SECOND_DELETE_DELAY;
 pub use effect::{
     Action, Effect, Expiry, Failure, LoaderId, Matched, Only, Resolution, RuleId, Stale, Verb,
     Version, Warm, Write,

@@ -273,6 +273,24 @@ fn an_unresolvable_effect_does_not_stop_other_effects() {
 }
 
 #[test]
+fn the_rules_that_may_have_asked_for_a_second_delete_are_found_by_its_target() {
+    let again = |definition: &mut EventDefinition| {
+        definition.rules.last_mut().unwrap().again = Some(Duration::from_secs(1));
+    };
+    let built = Builder::new()
+        .entry("post.updated")
+        .delete("post:{id}")
+        .last(again)
+        .delete("post:{id}:plain")
+        .rule(&["list", "post:{id}"], None, None, |_| RuleBody::InvalidateTags)
+        .last(again);
+    let rules = |verb, target| built.registry.rules_of_second_delete(verb, target);
+    assert_eq!(rules(Verb::Delete, "p:post:7"), ["t.yaml#post.updated/0"]);
+    assert_eq!(rules(Verb::Delete, "p:user:7"), [""; 0]);
+    assert_eq!(rules(Verb::InvalidateTags, "list"), ["t.yaml#post.updated/2"]);
+}
+
+#[test]
 fn exact_names_precede_patterns_and_retired_definitions_win() {
     let builder = Builder::new()
         .entry("user.updated")

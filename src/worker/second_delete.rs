@@ -4,13 +4,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::drain;
 use super::gate::Gate;
 use super::live::CurrentRegistry;
-use crate::cache::{Cache, CommandError, new_token};
+use crate::cache::{Cache, CommandError, DueSecondDelete, SecondDelete, new_token};
 use crate::causes::chain;
+use crate::registry::{Registry, Verb};
 
 /// Time between two looks, and so the maximum delay of a second delete.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -28,7 +29,7 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
     let mut refused = None;
     loop {
         gate.open().await;
-        let pause = match pass(cache, &token).await {
+        let pause = match pass(cache, &token, registry).await {
             Ok(true) => Duration::ZERO,
             Ok(false) if registry.load().registry.has_second_deletes() => INTERVAL,
             Ok(false) => IDLE_INTERVAL,
@@ -52,14 +53,32 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
 
 /// Runs the second deletes that are due now, as many as one call does. Returns true if there may be
 /// more.
-async fn pass(cache: &Cache, token: &str) -> Result<bool, CommandError> {
+async fn pass(
+    cache: &Cache,
+    token: &str,
+    registry: &CurrentRegistry,
+) -> Result<bool, CommandError> {
     let passes = cache.run_second_deletes(token).await?;
     drain::log_lost(passes.lost);
     for cause in &passes.failed {
-        warn!(%cause, "a second pass failed");
+        warn!(%cause, "second passes failed, and are tried again for four hours");
+    }
+    for (due, cause) in &passes.given_up {
+        let rule = rules_of(due, &registry.load().registry);
+        error!(%cause, %rule, "a second pass was refused for four hours, and is given up; a stale value may stay until its TTL");
     }
     if !passes.due.is_empty() {
         debug!(targets = passes.due.len(), "deleted a second time");
     }
     Ok(!passes.due.is_empty())
+}
+
+/// Returns the names of the rules that may have asked for a second delete.
+fn rules_of(due: &DueSecondDelete, registry: &Registry) -> String {
+    let rules = match due.target() {
+        Some(SecondDelete::Key(key)) => registry.rules_of_second_delete(Verb::Delete, key),
+        Some(SecondDelete::Tag(tag)) => registry.rules_of_second_delete(Verb::InvalidateTags, tag),
+        None => Vec::new(),
+    };
+    if rules.is_empty() { "none of the present ones".to_owned() } else { rules.join(", ") }
 }

@@ -4,6 +4,8 @@ mod big_tags;
 mod conformance;
 mod outages;
 mod refusals;
+mod second_delete_clock;
+pub(crate) mod tags_in_tags;
 mod tls;
 mod verbs;
 

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -29,7 +30,7 @@ pub(crate) struct Redis {
     port: u16,
     args: Vec<String>,
     /// Hours by which its clock is ahead of the test's clock.
-    hours_ahead: i32,
+    hours_ahead: AtomicI32,
     /// Declared before `folder`, so that the server ends before its files are removed.
     process: Mutex<Option<Guarded>>,
     folder: TempDir,
@@ -53,8 +54,13 @@ impl Redis {
             .tempdir()
             .expect("a temporary folder");
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let server =
-            Self { port: port::free(), args, hours_ahead, process: Mutex::new(None), folder };
+        let server = Self {
+            port: port::free(),
+            args,
+            hours_ahead: AtomicI32::new(hours_ahead),
+            process: Mutex::new(None),
+            folder,
+        };
         server.launch().await;
         server
     }
@@ -78,7 +84,10 @@ impl Redis {
             ])
             .arg(self.folder.path())
             .args(&self.args)
-            .envs(super::clock::settings(self.hours_ahead, self.folder.path()))
+            .envs(super::clock::settings(
+                self.hours_ahead.load(Ordering::Relaxed),
+                self.folder.path(),
+            ))
             .stdout(output)
             .stderr(Stdio::null());
         let mut process = Guarded::spawn(command, Some(self.folder.path()));
@@ -150,6 +159,12 @@ impl Redis {
         self.kill();
         std::fs::write(self.folder.path().join("dump.rdb"), snapshot).expect("the folder is ours");
         self.launch().await;
+    }
+
+    /// Does the same with a clock that many hours ahead of the test's clock.
+    pub(crate) async fn restore_at(&self, hours_ahead: i32, snapshot: &[u8]) {
+        self.hours_ahead.store(hours_ahead, Ordering::Relaxed);
+        self.restore(snapshot).await;
     }
 
     /// Freezes the server until [`thaw`](Self::thaw). Its connections stay open, and it answers

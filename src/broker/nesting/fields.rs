@@ -1,5 +1,21 @@
 //! Layout of the frames with short texts: fields of methods, and properties of a message.
 
+/// Maximum nesting of tables and arrays in headers.
+pub(in super::super) const LEVELS_MAX: usize = 64;
+
+/// Types of the frames with a method and with a message's properties.
+pub(super) const METHOD: u8 = 1;
+pub(super) const CONTENT_HEADER: u8 = 2;
+
+/// Bytes that name a method: its class and its number.
+pub(super) const METHOD_HEAD_BYTES: usize = 4;
+
+/// Bytes of a frame's head: type, channel, size of the payload.
+pub(super) const FRAME_HEAD_BYTES: usize = 7;
+
+/// Bytes before the properties: class, weight, size of the body. The flags follow.
+pub(super) const CONTENT_HEAD_BYTES: usize = 12;
+
 /// Part of a method, or a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {

@@ -3,9 +3,9 @@
 //! A frame is plain if it arrived whole, its short texts are UTF-8, and no header is a table or an
 //! array. Where this is not certain, the frame counts as not plain, and the full scan decides.
 
-use super::fields::{Field, PROPERTIES, fields_of};
-use super::{
-    CONTENT_HEAD_BYTES, CONTENT_HEADER, FRAME_HEAD_BYTES, LEVELS_MAX, METHOD, METHOD_HEAD_BYTES,
+use super::fields::{
+    CONTENT_HEAD_BYTES, CONTENT_HEADER, FRAME_HEAD_BYTES, Field, LEVELS_MAX, METHOD,
+    METHOD_HEAD_BYTES, PROPERTIES, fields_of,
 };
 
 /// Minimum size of a table or array within another: its type and its length.

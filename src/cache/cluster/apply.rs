@@ -192,7 +192,7 @@ impl PlanRun<'_> {
                 && !matches!(answer, Value::ServerError(_))
             {
                 let set = self.cache.tag_set(plan.operation(id).target).into_bytes();
-                match Detached::read(id, set, numbers[&id], &answer) {
+                match Detached::read(self.cache, id, set, numbers[&id], &answer) {
                     Some(one) => {
                         if one.is_absent() {
                             outcome.hit(id, 0, 1);

@@ -40,13 +40,19 @@ pub(super) struct Detached {
 
 impl Detached {
     /// Reads the answer of `detach_tag.lua`.
-    pub(super) fn read(id: OperationId, set: Vec<u8>, number: u64, answer: &Value) -> Option<Self> {
+    pub(super) fn read(
+        cache: &Cache,
+        id: OperationId,
+        set: Vec<u8>,
+        number: u64,
+        answer: &Value,
+    ) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
         let [Value::Int(others), Value::Int(size), members @ ..] = parts.as_slice() else {
             return None;
         };
         let is_whole = !members.is_empty();
-        let members = without_own(&set, answer::members(members.to_vec()));
+        let members = without_own(cache, &set, answer::members(members.to_vec()));
         Some(Self {
             id,
             set,
@@ -196,7 +202,7 @@ impl Cluster {
     ) -> Result<[u64; 7], CommandError> {
         let detached = detached(set, number);
         let (next, members) = self.scan_members(&detached, cursor, SLICE).await?;
-        let keys = without_own(set, members.clone());
+        let keys = without_own(cache, set, members.clone());
         let long = keys.iter().filter(|key| key.len() > MAX_NAME_BYTES).count() as u64;
         let existed = self.delete_members(cache, &keys).await?;
         if !members.is_empty() {
@@ -253,10 +259,10 @@ impl Cluster {
     }
 }
 
-/// Removes unstale's own keys from the members of a tag's set, and logs them.
-fn without_own(set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// Removes unstale's own keys and the sets of tags from the members of a tag's set, and logs them.
+fn without_own(cache: &Cache, set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let all = members.len();
-    members.retain(|member| !is_own(member));
+    members.retain(|member| !is_own(member, cache.tag_prefix()));
     if members.len() < all {
         warn_of_own_members(&String::from_utf8_lossy(set));
     }

@@ -6,8 +6,8 @@
 -- Other fields: `broker`, and `broker:<id>` for that of a worker, `census`, `ended:<id>` of a
 -- worker that has stopped consuming, `history_born`, `retry_step:<delay>` for when workers last
 -- used that step, `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
--- `heal:details`, `healed:<ms>:<id>` for the rules of a heal, and those of heals beside live
--- workers.
+-- `heal:details`, `heal:ahead` (see below), `healed:<ms>:<id>` for the rules of a heal, and those
+-- of heals beside live workers.
 local NO_BOUND = '9007199254740991'
 
 local function clock()
@@ -49,6 +49,17 @@ local function is_same(stored, current, before)
   end
   local run_stored, run_current = string.match(stored, '^(%x+):'), string.match(current, '^(%x+):')
   return run_stored == run_current and string.match(before, '^0+$') ~= nil
+end
+
+-- Returns when the last heal began, or nothing if that is not to be trusted: a time to come was
+-- read from a clock that was ahead. `heal:ahead` remembers it, so that it never counts.
+local function heal_began(hash, heal, ahead, now)
+  local began = string.match(heal or '', '^(%d+):')
+  if began and began ~= ahead and tonumber(began) > now then
+    redis.call('HSET', hash, 'heal:ahead', began)
+    ahead = began
+  end
+  return began ~= ahead and tonumber(began) or nil
 end
 
 -- Changes fields: from ARGV[first] on, each takes three arguments. They are the field, the text

@@ -10,7 +10,7 @@
 local now = clock()
 local fields = redis.call('HGETALL', KEYS[1])
 local current, before = identity()
-local held, newest, healed, wanted, stored
+local held, newest, heal, ahead, wanted, stored
 for i = 1, #fields, 2 do
   local field, value = fields[i], fields[i + 1]
   local number, _, at = read(value)
@@ -19,7 +19,9 @@ for i = 1, #fields, 2 do
   elseif field == 'server' then
     stored = value
   elseif field == 'heal' then
-    healed = tonumber(string.match(value, '^(%d+):'))
+    heal = value
+  elseif field == 'heal:ahead' then
+    ahead = value
   elseif number and not string.find(field, ':', 1, true) then
     newest = math.max(newest or 0, at)
     if field == ARGV[1] then
@@ -27,6 +29,7 @@ for i = 1, #fields, 2 do
     end
   end
 end
+local healed = heal_began(KEYS[1], heal, ahead, now)
 if not wanted then
   local known = stored and current ~= ''
   local same = known and is_same(stored, current, before)

@@ -1,5 +1,5 @@
 -- KEYS: a detached set, its tag's record of drains, the list of tags that drain. ARGV: the cursor,
--- about how many members, the drain's number, the tag's set.
+-- about how many members, the drain's number, the tag's set, the prefix of tags' sets.
 -- Members leave the set only after their keys are gone, so a failed slice is repeated. Members
 -- among unstale's own keys leave the set, and their keys stay.
 -- Returns the next cursor, how many keys existed, how many did not, 1 if members are left, 1 if the
@@ -12,7 +12,7 @@ for first = 1, #members, 1000 do
   local last = math.min(first + 999, #members)
   local leases, keys = {}, {}
   for i = first, last do
-    if is_own(members[i]) then
+    if is_own(members[i], ARGV[5]) then
       own = own + 1
     else
       long = long + (#members[i] > LONGEST_KEY and 1 or 0)

@@ -1,7 +1,8 @@
 -- KEYS: the sequence, the list of tags that drain, the list of sets with members set aside; then
 -- each tag's set and its generation.
 -- ARGV: lifetime of generations (ms), maximum number of members of a tag to delete here, and of all
--- tags together, maximum bytes of the members of a tag, and of all tags together.
+-- tags together, maximum bytes of the members of a tag, and of all tags together, the prefix of
+-- tags' sets.
 -- Returns how many keys existed, how many did not, the place of the first tag that was not begun
 -- (-1: none), how many tags had no set, the places of tags that still drain, place and error of
 -- each set that is not one, the places of tags with members longer than any key of a rule, the
@@ -23,6 +24,7 @@ n = string.format('%.0f', n)
 
 local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_bytes, enough_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local tag_prefix, first_of_tags = ARGV[6], byte(ARGV[6])
 local sets, emptied, members, leases, refused, own, long = {}, {}, {}, {}, {}, {}, {}
 local left, absent, bytes, taken = -1, 0, 0, 0
 local NOTHING = {}
@@ -78,8 +80,9 @@ local function take(from, place, allowed)
       if length > LONGEST_KEY and long[#long] ~= place then
         long[#long + 1] = place
       end
-      -- The checks for a `u` and for a brace come first: most keys have neither.
-      if byte(member) ~= 117 or not is_own(member) then
+      -- The checks for the first byte and for a brace come first: most keys have neither.
+      local first = byte(member)
+      if (first ~= 117 and first ~= first_of_tags) or not is_own(member, tag_prefix) then
         taken = taken + 1
         members[taken] = member
         leases[taken] = find(member, '}', 1, true) and side_key('lease', member) or 'unstale:lease/{' .. member .. '}'

@@ -15,10 +15,10 @@ local function detached_key(set, number)
   return 'unstale:drain/{' .. set .. '}:' .. number
 end
 
--- Returns whether a key is one of unstale's own. Such a member of a tag's set is never deleted;
--- `side_keys.rs` has the same rule.
-local function is_own(key)
-  return string.sub(key, 1, 8) == 'unstale:'
+-- Returns whether a key is one of unstale's own, or may be the set of a tag. Such a member of a
+-- tag's set is never deleted; `side_keys.rs` has the same rule.
+local function is_own(key, tag_prefix)
+  return string.sub(key, 1, 8) == 'unstale:' or (tag_prefix ~= '' and string.sub(key, 1, #tag_prefix) == tag_prefix)
 end
 
 -- Maximum length of a key of a rule. `registry/reserved.rs` has the same maximum.

@@ -53,7 +53,7 @@ impl Single {
         let (detached, record) = (detached(set, number), side_key(Kind::Drain, set));
         let keys = [detached.as_slice(), &record, DRAINING_TAGS];
         let mut command = DRAIN_SLICE.call(&mut Sent::default(), keys.into_iter());
-        command.arg(cursor).arg(SLICE).arg(number).arg(set);
+        command.arg(cursor).arg(SLICE).arg(number).arg(set).arg(cache.tag_prefix());
         integers(&self.call_with_checkpoint(cache, "drain", command).await?).ok_or_else(unexpected)
     }
 }

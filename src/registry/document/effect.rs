@@ -232,7 +232,7 @@ fn check_together(
 }
 
 /// Maximum delay of a second delete. A value loaded before the first delete is stored by then.
-const MAX_SECOND_DELETE_DELAY: Duration = Duration::from_secs(3_600);
+pub(crate) const MAX_SECOND_DELETE_DELAY: Duration = Duration::from_secs(3_600);
 
 fn read_again(node: &Node, report: &mut Report<'_>) -> Option<Duration> {
     let again = duration(node, "`again`", report)?;

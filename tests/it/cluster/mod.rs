@@ -8,6 +8,7 @@ mod permissions;
 mod readers;
 mod second_deletes;
 mod tag_maintenance;
+mod tags_in_tags;
 pub(crate) mod traffic;
 mod verbs;
 mod worker;

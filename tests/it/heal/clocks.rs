@@ -1,5 +1,9 @@
 //! Clocks three hours apart: the range of a heal must not depend on which clock is right.
 
+use redis::AsyncCommands;
+use unstale::cache::{Entered, HealRecord, HealTurn, Tick};
+
+use super::marks::{MARKS, bump, delete, probe, worker};
 use super::{USERS, heals, publish, readable, seed, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::support::{RabbitMq, Redis, clock, rabbitmq};
@@ -85,4 +89,85 @@ async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
         assert_eq!(readable(&stage.redis).await, Some(0), "{hours_ahead}: {}", next.stderr());
         assert_eq!(heals(&next).await, 1.0, "{hours_ahead}: {}", next.stderr());
     }
+}
+
+/// A heal forgives what was lost before it. If the clock was ahead meanwhile, it says nothing of
+/// losses until that time comes, nor of those before and after it.
+#[tokio::test]
+async fn a_heal_by_a_clock_that_was_ahead_hides_no_later_loss() {
+    for hours_later in [0, 4] {
+        let server = Redis::start_at(3, &[]).await;
+        let refuse_info = async || {
+            // Else the server's identity would show the loss.
+            let mut redis = server.connection().await;
+            let no_info = ["SETUSER", "default", "-info"];
+            redis::cmd("ACL").arg(&no_info).exec_async(&mut redis).await.unwrap();
+        };
+        refuse_info().await;
+        let worker = worker(&server).await;
+        let mut redis = server.connection().await;
+        redis::cmd("HSET").arg(&[MARKS, "wanted", "1"]).exec_async(&mut redis).await.unwrap();
+        assert!(matches!(worker.take_heal().await.unwrap(), HealTurn::Ours(_)));
+        let record = HealRecord { count: 1, complete: true, ..HealRecord::default() };
+        assert!(worker.finish_heal(Some(&record), &[], 1).await.unwrap());
+
+        server.restore_at(0, &server.snapshot().await).await;
+        refuse_info().await;
+        probe(&worker).await;
+        assert!(matches!(worker.enter(1).await.unwrap(), Entered::Good(_)), "nothing was lost");
+        assert!(matches!(worker.tick(1).await.unwrap(), Tick::Good(_)));
+        let snapshot = server.snapshot().await;
+        delete(&worker, "a").await.unwrap();
+        server.restore_at(hours_later, &snapshot).await;
+        refuse_info().await;
+        probe(&worker).await;
+        assert!(matches!(worker.enter(1).await.unwrap(), Entered::ToHeal(_)), "{hours_later}");
+    }
+}
+
+/// The fields of the others look hours old by then. They are of living workers, of dead ones whose
+/// events come back, and of commands.
+#[tokio::test]
+async fn a_clock_that_is_set_ahead_removes_no_mark() {
+    let server = Redis::start().await;
+    let (worker, other) = (worker(&server).await, worker(&server).await);
+    other.hold_checkpoint("replay", 5).await.unwrap();
+    // The clock was three hours behind until now, seen from here.
+    let mut redis = server.connection().await;
+    let marks: Vec<(String, String)> = redis.hgetall(MARKS).await.unwrap();
+    for (field, text) in marks {
+        if let [number, low, at] = text.split(':').collect::<Vec<_>>()[..]
+            && let Ok(at) = at.parse::<u64>()
+        {
+            let text = format!("{number}:{low}:{}", at - 3 * 3_600_000);
+            let _: () = redis.hset(MARKS, field, text).await.unwrap();
+        }
+    }
+    for _ in 0..2 {
+        assert!(matches!(worker.tick(7).await.unwrap(), Tick::Good(_)));
+    }
+    assert!(matches!(other.tick(7).await.unwrap(), Tick::Good(_)), "its mark was removed");
+    assert_eq!(worker.read_checkpoints().await.unwrap().lowest_ms(), Some(5), "of the command");
+}
+
+#[tokio::test]
+async fn a_heal_moves_counters_past_lost_numbers_although_the_clock_went_back() {
+    let server = Redis::start_at(3, &[]).await;
+    let worker = worker(&server).await;
+    let heal = async || {
+        let _: () = server.connection().await.hset(MARKS, "wanted", 1).await.unwrap();
+        assert!(matches!(worker.take_heal().await.unwrap(), HealTurn::Ours(_)));
+        bump(&worker, "version").await;
+        assert!(worker.finish_heal(None, &[], 1).await.unwrap());
+        server.connection().await.get::<_, u64>("version").await.unwrap()
+    };
+    heal().await;
+    let snapshot = server.snapshot().await;
+    bump(&worker, "version").await;
+    bump(&worker, "version").await;
+    let given: u64 = server.connection().await.get("version").await.unwrap();
+    server.restore_at(0, &snapshot).await;
+    probe(&worker).await;
+    let healed = heal().await;
+    assert!(healed > given + 1_000, "{healed} after {given}");
 }
