@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::connections::MAX_CONNECTIONS;
+use crate::causes::Explain;
 use crate::printable::printable_lines;
 use crate::telemetry::Metrics;
 
@@ -29,7 +30,7 @@ use crate::telemetry::Metrics;
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
 /// The reason why a condition does not hold. It is shown to any client, so it must hold no secrets.
-pub type Cause = Cow<'static, str>;
+pub type NotReadyCause = Cow<'static, str>;
 
 /// The readiness of this worker. Clones share one state, and each part of the worker sets its own
 /// condition.
@@ -49,10 +50,10 @@ struct Beats {
 
 #[derive(Debug)]
 struct Conditions {
-    consuming: Result<(), Cause>,
-    redis: Result<(), Cause>,
-    healed: Result<(), Cause>,
-    objects: Result<(), Cause>,
+    consuming: Result<(), NotReadyCause>,
+    redis: Result<(), NotReadyCause>,
+    healed: Result<(), NotReadyCause>,
+    objects: Result<(), NotReadyCause>,
 }
 
 impl Default for Readiness {
@@ -75,22 +76,22 @@ impl Readiness {
     }
 
     /// Sets whether deliveries are consumed.
-    pub fn set_consuming(&self, state: Result<(), Cause>) {
+    pub fn set_consuming(&self, state: Result<(), NotReadyCause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.consuming, state));
     }
 
     /// Sets whether Redis answers.
-    pub fn set_redis(&self, state: Result<(), Cause>) {
+    pub fn set_redis(&self, state: Result<(), NotReadyCause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.redis, state));
     }
 
     /// Sets whether Redis holds every write that it confirmed.
-    pub fn set_healed(&self, state: Result<(), Cause>) {
+    pub fn set_healed(&self, state: Result<(), NotReadyCause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.healed, state));
     }
 
     /// Sets whether the exchange and the queues exist.
-    pub fn set_objects(&self, state: Result<(), Cause>) {
+    pub fn set_objects(&self, state: Result<(), NotReadyCause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.objects, state));
     }
 
@@ -159,7 +160,7 @@ impl Conditions {
     }
 }
 
-fn set(current: &mut Result<(), Cause>, new: Result<(), Cause>) -> bool {
+fn set(current: &mut Result<(), NotReadyCause>, new: Result<(), NotReadyCause>) -> bool {
     let changed = *current != new;
     *current = new;
     changed
@@ -167,12 +168,16 @@ fn set(current: &mut Result<(), Cause>, new: Result<(), Cause>) -> bool {
 
 /// The worker cannot listen on the address in `UNSTALE_HTTP_ADDR`.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "UNSTALE_HTTP_ADDR: cannot listen on {addr} ({source}): choose another address or port, or off"
-)]
+#[error("UNSTALE_HTTP_ADDR: cannot listen on {addr}")]
 pub struct BindError {
     addr: SocketAddr,
     source: std::io::Error,
+}
+
+impl Explain for BindError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        Some("choose another address or port, or off".into())
+    }
 }
 
 /// Starts to listen. The worker calls it before it consumes, so a wrong address ends it at once.

@@ -16,7 +16,8 @@
 //!
 //! - [`cli`]: the commands. `ops`: what the commands do on the servers.
 //! - [`config`]: settings. [`telemetry`]: logs and metrics. `http`: the endpoints for both.
-//! - [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small common parts.
+//! - [`causes`], [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small
+//!   common parts.
 //!
 //! `event`, `registry` and `plan` use no socket, no clock and no runtime.
 //!
@@ -26,6 +27,7 @@
 
 pub mod broker;
 pub mod cache;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub(crate) mod descriptors;

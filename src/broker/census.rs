@@ -149,9 +149,9 @@ impl Census {
         match self.inspector.queue(name).await? {
             QueueState::Stands { ready, .. } => Ok(ready),
             QueueState::Missing => {
-                Err(BrokerError::Unreachable(format!("queue `{name}` is missing")))
+                Err(BrokerError::Unreachable(format!("queue `{name}` is missing").into()))
             }
-            QueueState::Unknown(words) => Err(BrokerError::Unreachable(words)),
+            QueueState::Unknown(error) => Err(BrokerError::Unreachable(error.into())),
         }
     }
 

@@ -33,14 +33,16 @@ pub use death::{DeadLetter, Death};
 
 use super::consume::consume;
 use super::convert::{Delivery, short};
-use super::failure::{BrokerError, GRANT, Refusal, SessionEnded, TopologyProblem};
-use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
+use super::failure::{BrokerError, ContractObject, GRANT, SessionEnded, TopologyProblem};
+use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered, no_answer};
 use super::names::Names;
 use super::origin::Origins;
 use super::permitted::refused_read;
+use super::refusal::{AmqpError, Refusal};
 use super::signature::Signer;
 use super::tag::Tag;
 use super::throttle::{Allowance, GRANT_INTERVAL};
+use crate::causes::Cause;
 use crate::config::AmqpConfig;
 use channels::{AHEAD_BYTES, Sizes};
 
@@ -430,7 +432,7 @@ impl DeadLetters {
 }
 
 async fn ready(link: &Link, queue: &str) -> Result<u32, SessionEnded> {
-    count(link, queue).await.map_err(|error| SessionEnded::new(error.to_string()))
+    count(link, queue).await.map_err(|error| SessionEnded::new(Cause::new(error)))
 }
 
 /// Returns the number of messages in a queue; a missing queue is a named refusal.
@@ -440,41 +442,43 @@ async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
 
 async fn count_or_refusal(link: &Link, queue: &str) -> Result<Result<u32, Refusal>, BrokerError> {
     let name = short(queue).ok_or_else(|| {
-        BrokerError::Settings(format!("UNSTALE_QUEUE makes a name that is too long: {queue}"))
+        BrokerError::Settings(
+            format!("UNSTALE_QUEUE makes a name that is too long: {queue}").into(),
+        )
     })?;
     let channel = link.channel().await?;
     let options =
         QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let asked =
         timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
-    let declared = asked.map_err(|_| {
-        BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
-    })?;
+    let declared = asked.map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))?;
     match declared {
         Ok(declared) => {
             let count = declared.message_count();
             answered(channel.close(200, "bye".into())).await?;
             Ok(Ok(count))
         }
-        Err(error) => Ok(Err(Refusal::from(&error))),
+        Err(error) => Ok(Err(Refusal::from(error))),
     }
 }
 
 fn explained(queue: &str, refusal: Refusal) -> BrokerError {
-    let problem = |what: String, advice: &str| {
+    let problem = |error: AmqpError, advice: &'static str| {
         BrokerError::Topology(vec![TopologyProblem {
-            object: format!("queue `{queue}`"),
-            what,
-            advice: advice.to_owned(),
+            object: ContractObject::Queue(queue.to_owned()),
+            cause: error.into(),
+            advice: advice.into(),
         }])
     };
     match refusal {
-        Refusal::Missing(words) => problem(
-            words,
+        Refusal::Missing(error) => problem(
+            error,
             "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
         ),
-        Refusal::Forbidden(words) => problem(words, GRANT),
-        Refusal::Differs(words) => problem(words, "somebody holds it for himself"),
-        Refusal::Unsupported(words) | Refusal::Passing(words) => BrokerError::Unreachable(words),
+        Refusal::Forbidden(error) => problem(error, GRANT),
+        Refusal::Differs(error) => problem(error, "somebody holds it for himself"),
+        Refusal::Unsupported(error) | Refusal::Passing(error) => {
+            BrokerError::Unreachable(error.into())
+        }
     }
 }

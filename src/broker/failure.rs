@@ -1,12 +1,10 @@
 //! Failures of the broker, sorted by what an operator can do.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
-use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::{Error, ErrorKind};
-
-use super::reply_text;
+use super::refusal::AmqpError;
+use crate::causes::{Cause, Explain, chain};
 use crate::tls;
 
 /// Advice for a missing permission.
@@ -17,29 +15,27 @@ pub(super) const GRANT: &str =
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     /// A retry may help.
-    #[error("RabbitMQ cannot be reached: {0}")]
-    Unreachable(String),
+    #[error("RabbitMQ cannot be reached")]
+    Unreachable(#[source] Cause),
     /// A retry will not help: credentials, virtual host, permissions.
-    #[error(
-        "RabbitMQ refused us: {0}; check the user, the password and the virtual host in UNSTALE_AMQP_URL, and \
-             that the user has permissions there: docs/reference/rabbitmq-permissions.md"
-    )]
-    Refused(String),
+    #[error("RabbitMQ refused us")]
+    Refused(#[source] Cause),
     /// A setting cannot be used.
-    #[error("{0}")]
-    Settings(String),
+    #[error(transparent)]
+    Settings(Cause),
     /// Objects are missing or differ; the error lists all of them.
     #[error("{}", list(.0))]
     Topology(Vec<TopologyProblem>),
     /// The broker answers, but cannot serve the history.
-    #[error("stream `{queue}`: {words}; {}", .problem.advice())]
+    #[error("stream `{queue}`")]
     History {
         /// Kind of the problem.
         problem: HistoryProblem,
         /// The stream's name.
         queue: String,
         /// The broker's words, if it has any.
-        words: String,
+        #[source]
+        cause: Cause,
     },
 }
 
@@ -82,48 +78,147 @@ impl BrokerError {
             Self::Unreachable(_) | Self::History { problem: HistoryProblem::Broken, .. }
         )
     }
+
+    /// Returns whether the user lacks a permission.
+    pub fn is_access_refused(&self) -> bool {
+        self.reply().is_some_and(AmqpError::is_access_refused)
+    }
+
+    /// Returns whether the broker itself failed.
+    pub(super) fn is_internal_error(&self) -> bool {
+        self.reply().is_some_and(AmqpError::is_internal_error)
+    }
+
+    fn reply(&self) -> Option<&AmqpError> {
+        match self {
+            Self::Unreachable(cause)
+            | Self::Refused(cause)
+            | Self::Settings(cause)
+            | Self::History { cause, .. } => cause.get(),
+            Self::Topology(_) => None,
+        }
+    }
+}
+
+impl Explain for BrokerError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Refused(_) => Some(
+                "check the user, the password and the virtual host in UNSTALE_AMQP_URL, and that the user has permissions there: \
+                 docs/reference/rabbitmq-permissions.md"
+                    .into(),
+            ),
+            Self::History { problem, .. } => Some(problem.advice().into()),
+            // Each problem of a list has advice of its own.
+            Self::Unreachable(_) | Self::Settings(_) | Self::Topology(_) => None,
+        }
+    }
+}
+
+/// Object of the contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContractObject {
+    /// An exchange.
+    Exchange(String),
+    /// A queue, or the history.
+    Queue(String),
+    /// A queue's binding to a routing key.
+    Binding {
+        /// The queue.
+        queue: String,
+        /// The routing key.
+        key: String,
+    },
+}
+
+impl fmt::Display for ContractObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exchange(name) if name.is_empty() => f.write_str("the default exchange"),
+            Self::Exchange(name) => write!(f, "exchange `{name}`"),
+            Self::Queue(name) => write!(f, "queue `{name}`"),
+            Self::Binding { queue, key } => write!(f, "binding of queue `{queue}` to `{key}`"),
+        }
+    }
 }
 
 /// Problem with one object of the contract, and the advice for it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{object}: {what}; {advice}")]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{object}")]
 pub struct TopologyProblem {
-    /// Object, such as ``queue `unstale.dead` ``.
-    pub object: String,
+    /// The object.
+    pub object: ContractObject,
     /// The broker's words, if it has any.
-    pub what: String,
+    #[source]
+    pub cause: Cause,
     /// Advice for the operator.
-    pub advice: String,
+    pub advice: Cow<'static, str>,
+}
+
+impl TopologyProblem {
+    /// Returns whether the object is missing because there is no such queue.
+    pub(super) fn is_missing_queue(&self) -> bool {
+        self.cause.get().is_some_and(AmqpError::is_missing_queue)
+    }
+}
+
+impl Explain for TopologyProblem {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        Some(self.advice.clone())
+    }
 }
 
 fn list(problems: &[TopologyProblem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    problems.iter().map(Explain::in_full).collect::<Vec<_>>().join("\n")
+}
+
+/// Failure to connect to one node.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{url}")]
+pub(super) struct NodeFailure {
+    /// The node's URL, without its password.
+    pub(super) url: String,
+    #[source]
+    pub(super) cause: Cause,
+}
+
+/// Failures to connect to several nodes.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|failure| chain(failure).to_string()).collect::<Vec<_>>().join("; "))]
+struct NodeFailures(Vec<NodeFailure>);
+
+impl From<Vec<NodeFailure>> for Cause {
+    fn from(mut failures: Vec<NodeFailure>) -> Self {
+        match failures.pop() {
+            Some(only) if failures.is_empty() => Self::new(only),
+            last => {
+                failures.extend(last);
+                Self::new(NodeFailures(failures))
+            }
+        }
+    }
 }
 
 /// End of a session, which is then dropped.
 ///
 /// The broker redelivers all that was not acknowledged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the session with RabbitMQ ended")]
 pub struct SessionEnded {
-    cause: Arc<str>,
-    unreadable: bool,
+    #[source]
+    cause: Cause,
     is_lost_connection: bool,
     queue_gone: bool,
 }
 
 impl SessionEnded {
     /// Returns the end of a session for that cause.
-    pub fn new(cause: impl Into<Arc<str>>) -> Self {
-        Self {
-            cause: cause.into(),
-            unreadable: false,
-            is_lost_connection: false,
-            queue_gone: false,
-        }
+    pub fn new(cause: impl Into<Cause>) -> Self {
+        Self { cause: cause.into(), is_lost_connection: false, queue_gone: false }
     }
 
     /// Returns the end of a session whose connection is lost, for any cause.
-    pub fn lost_connection(cause: impl Into<Arc<str>>) -> Self {
+    pub fn lost_connection(cause: impl Into<Cause>) -> Self {
         Self { is_lost_connection: true, ..Self::new(cause) }
     }
 
@@ -135,7 +230,7 @@ impl SessionEnded {
     }
 
     /// Returns the end of a session whose queue was deleted, or may have been.
-    pub(super) fn by_deletion(cause: impl Into<Arc<str>>) -> Self {
+    pub(super) fn by_deletion(cause: impl Into<Cause>) -> Self {
         Self { queue_gone: true, ..Self::new(cause) }
     }
 
@@ -151,52 +246,37 @@ impl SessionEnded {
     /// Such a message has a short string that is not UTF-8. The broker delivers it again until its
     /// delivery limit is reached. With a prefetch of 1, no other message is redelivered with it.
     pub fn by_unreadable_message(&self) -> bool {
-        self.unreadable
+        self.cause.get().is_some_and(AmqpError::is_unreadable_message)
+    }
+
+    /// Returns whether the broker itself failed.
+    pub(super) fn is_internal_error(&self) -> bool {
+        self.cause.get().is_some_and(AmqpError::is_internal_error)
     }
 }
 
-impl fmt::Display for SessionEnded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the session with RabbitMQ ended: {}", self.cause)
+impl Explain for SessionEnded {}
+
+impl From<lapin::Error> for SessionEnded {
+    fn from(error: lapin::Error) -> Self {
+        AmqpError::from(error).into()
     }
 }
 
-impl std::error::Error for SessionEnded {}
-
-impl From<Error> for SessionEnded {
-    fn from(error: Error) -> Self {
-        Self {
-            unreadable: matches!(error.kind(), ErrorKind::ParsingError(_)),
-            is_lost_connection: is_lost_connection(&error),
-            ..Self::new(words(&error))
-        }
-    }
-}
-
-/// Returns whether the error shows a lost connection, and nothing about what was sent on it.
-fn is_lost_connection(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::IOError(_)
-        | ErrorKind::RuntimeShutdownError(_)
-        | ErrorKind::MissingHeartbeatError
-        | ErrorKind::InvalidConnectionState(_)
-        | ErrorKind::InvalidChannelState(..) => true,
-        // A node that shuts down, or an operator who closes connections.
-        ErrorKind::ProtocolError(protocol) => {
-            matches!(protocol.kind(), AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED))
-        }
-        _ => false,
+impl From<AmqpError> for SessionEnded {
+    fn from(error: AmqpError) -> Self {
+        Self { is_lost_connection: error.is_lost_connection(), ..Self::new(error) }
     }
 }
 
 impl From<SessionEnded> for BrokerError {
     fn from(ended: SessionEnded) -> Self {
-        Self::Unreachable(ended.cause.to_string())
+        Self::Unreachable(ended.cause)
     }
 }
 
 /// Reason why a message is not known to be in a queue.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// No queue took it, because none is bound there.
     #[error("no queue took the message: {0}")]
@@ -206,9 +286,9 @@ pub enum PublishError {
         "RabbitMQ did not take the message (basic.nack): a queue is full or has lost its quorum"
     )]
     Nacked,
-    /// The broker refused it in these words: no such exchange, no permission.
-    #[error("RabbitMQ refused the message: {}", with_advice(.0))]
-    Refused(String),
+    /// The broker refused it: no such exchange, no permission.
+    #[error("RabbitMQ refused the message")]
+    Refused(#[source] AmqpError),
     /// The message cannot be sent as it is.
     #[error("{0}")]
     Unsendable(String),
@@ -220,82 +300,39 @@ pub enum PublishError {
     Ended(#[from] SessionEnded),
 }
 
-/// Returns the broker's words, with advice if a permission is missing.
-fn with_advice(words: &str) -> String {
-    if reply_text::is_access_refused(words) {
-        format!("{words}; {GRANT}")
-    } else {
-        words.to_owned()
-    }
-}
-
-/// Outcome of a failed operation on an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The object does not exist.
-    Missing(String),
-    /// The object has other arguments, or is exclusive to another connection.
-    Differs(String),
-    /// The user lacks a permission.
-    Forbidden(String),
-    /// The broker does not support it.
-    Unsupported(String),
-    /// Any other failure: the connection, a timeout, a cluster in trouble.
-    Passing(String),
-}
-
-impl From<&Error> for Refusal {
-    fn from(error: &Error) -> Self {
-        let text = words(error);
-        let ErrorKind::ProtocolError(protocol) = error.kind() else { return Self::Passing(text) };
-        match protocol.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if reply_text::is_missing(&text) => {
-                Self::Missing(text)
+impl Explain for PublishError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Refused(error) if error.is_access_refused() => Some(GRANT.into()),
+            Self::Refused(error) if error.is_missing_exchange() => {
+                Some("start a worker, which declares the exchange, or set UNSTALE_EXCHANGE".into())
             }
-            AMQPErrorKind::Soft(
-                AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED,
-            ) => Self::Differs(text),
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Self::Forbidden(text),
-            AMQPErrorKind::Hard(
-                AMQPHardError::NOTIMPLEMENTED
-                | AMQPHardError::COMMANDINVALID
-                | AMQPHardError::SYNTAXERROR,
-            ) => Self::Unsupported(text),
-            _ => Self::Passing(text),
+            Self::Ended(ended) => ended.advice(),
+            _ => None,
         }
     }
 }
 
 /// Classifies a failed attempt to connect.
-pub(super) fn connect_error(error: &Error) -> BrokerError {
-    let text = words(error);
-    if let Some(explained) = tls::AMQP.explain(&text) {
-        return BrokerError::Unreachable(explained);
-    }
-    match error.kind() {
-        ErrorKind::ProtocolError(protocol) => match protocol.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => BrokerError::Refused(text),
-            // RabbitMQ also uses this code for the limit of connections, which is temporary.
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if !reply_text::is_limit(&text) => {
-                BrokerError::Refused(text)
-            }
-            _ => BrokerError::Unreachable(text),
-        },
-        ErrorKind::ParsingError(_) => BrokerError::Unreachable(format!(
-            "what answers there speaks no AMQP: if the port speaks TLS, write amqps:// instead of amqp:// in UNSTALE_AMQP_URL ({text})"
-        )),
-        ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => {
-            BrokerError::Refused(text)
-        }
-        _ => BrokerError::Unreachable(text),
+pub(super) fn connect_error(error: lapin::Error) -> BrokerError {
+    let error = AmqpError::from(error);
+    if let Some(explained) = tls::AMQP.explain(&error) {
+        BrokerError::Unreachable(Cause::new(explained))
+    } else if error.is_unreadable_message() {
+        BrokerError::Unreachable(Cause::new(NoAmqp(error)))
+    } else if error.refuses_connection() {
+        BrokerError::Refused(error.into())
+    } else {
+        BrokerError::Unreachable(error.into())
     }
 }
 
-/// Returns the broker's own words if it has any, else lapin's.
-pub(super) fn words(error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::ProtocolError(protocol) => protocol.get_message().to_string(),
-        ErrorKind::IOError(io) => io.to_string(),
-        _ => error.to_string(),
-    }
-}
+/// Answer that is not AMQP.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what answers there speaks no AMQP: if the port speaks TLS, write amqps:// instead of amqp:// in UNSTALE_AMQP_URL"
+)]
+struct NoAmqp(#[source] AmqpError);
+
+#[cfg(test)]
+mod tests;

@@ -7,19 +7,21 @@
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use tokio::time::timeout;
 
 use super::convert::short;
-use super::failure::{BrokerError, Refusal};
-use super::link::{ANSWER_TIMEOUT, Link};
+use super::failure::BrokerError;
+use super::link::{ANSWER_TIMEOUT, Link, no_answer};
+use super::refusal::Refusal;
 
 /// Returns whether the mark exists; `None` if the broker does not show it.
 ///
 /// # Errors
 /// When the connection is over.
 pub(super) async fn exists(link: &Link, history: &str) -> Result<Option<bool>, BrokerError> {
-    Ok(match declare(link, history, true).await? {
+    let Some(name) = short(history) else { return Ok(None) };
+    Ok(match declare(link, name, true).await? {
         Ok(()) => Some(true),
         Err(Refusal::Missing(_)) => Some(false),
         Err(_) => None,
@@ -31,7 +33,8 @@ pub(super) async fn exists(link: &Link, history: &str) -> Result<Option<bool>, B
 /// # Errors
 /// When the connection is over.
 pub(super) async fn create(link: &Link, history: &str) -> Result<bool, BrokerError> {
-    Ok(declare(link, history, false).await?.is_ok() && bind(link, history).await?)
+    let Some(name) = short(history) else { return Ok(false) };
+    Ok(declare(link, name, false).await?.is_ok() && bind(link, history).await?)
 }
 
 /// Binds the mark to the history again, because a worker may have died before it did. Returns false
@@ -53,12 +56,9 @@ pub(super) async fn bind(link: &Link, history: &str) -> Result<bool, BrokerError
 
 async fn declare(
     link: &Link,
-    history: &str,
+    name: ShortString,
     passive: bool,
 ) -> Result<Result<(), Refusal>, BrokerError> {
-    let Some(name) = short(history) else {
-        return Ok(Err(Refusal::Unsupported("the name is too long".into())));
-    };
     let channel = link.channel().await?;
     let options = ExchangeDeclareOptions {
         passive,
@@ -80,11 +80,11 @@ async fn declare(
 async fn answer<T>(
     asked: impl Future<Output = lapin::Result<T>>,
 ) -> Result<Result<T, Refusal>, BrokerError> {
-    let answer = timeout(ANSWER_TIMEOUT, asked).await.map_err(|_| {
-        BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
-    })?;
-    match answer.map_err(|error| Refusal::from(&error)) {
-        Err(Refusal::Passing(words)) => Err(BrokerError::Unreachable(words)),
+    let answer = timeout(ANSWER_TIMEOUT, asked)
+        .await
+        .map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))?;
+    match answer.map_err(Refusal::from) {
+        Err(Refusal::Passing(error)) => Err(BrokerError::Unreachable(error.into())),
         answer => Ok(answer),
     }
 }

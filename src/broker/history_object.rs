@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::deletion::{DeletionSeen, Depth};
 use super::failure::{BrokerError, TopologyProblem};
 use super::history_mark;
-use super::link::{EndSignal, Link};
+use super::link::{EndSignal, Link, no_answer};
 use super::names::Names;
-use super::reply_text;
 use super::topology::{self, Declared, Ensured};
+use crate::causes::Explain;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 /// Maximum time for all questions about the history together: a session does not wait longer.
@@ -37,8 +37,8 @@ pub(super) enum HistoryFault {
     Settings(Vec<TopologyProblem>),
     /// The history is missing, and this worker does not declare it.
     Missing(Vec<TopologyProblem>),
-    /// The broker cannot serve it; these are its words.
-    Broken(String),
+    /// The broker cannot serve it.
+    Broken(BrokerError),
 }
 
 impl HistoryFault {
@@ -51,9 +51,9 @@ impl HistoryFault {
     pub(super) fn words(&self) -> String {
         match self {
             Self::Settings(problems) | Self::Missing(problems) => {
-                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                problems.iter().map(Explain::in_full).collect::<Vec<_>>().join("; ")
             }
-            Self::Broken(words) => words.clone(),
+            Self::Broken(error) => error.in_full(),
         }
     }
 }
@@ -76,20 +76,16 @@ impl HistoryObject {
         seen: &DeletionSeen,
     ) -> Result<Ensured, HistoryFault> {
         let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, (depth, seen))).await;
-        let ensured = ensured.unwrap_or_else(|_| {
-            Err(BrokerError::Unreachable(format!(
-                "no answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            )))
-        });
+        let ensured =
+            ensured.unwrap_or_else(|_| Err(BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT))));
         ensured.map_err(|error| match error {
             BrokerError::Topology(problems)
-                if problems.iter().all(|problem| reply_text::is_missing_queue(&problem.what)) =>
+                if problems.iter().all(TopologyProblem::is_missing_queue) =>
             {
                 HistoryFault::Missing(problems)
             }
             BrokerError::Topology(problems) => HistoryFault::Settings(problems),
-            other => HistoryFault::Broken(other.to_string()),
+            other => HistoryFault::Broken(other),
         })
     }
 
@@ -181,5 +177,5 @@ impl HistoryObject {
 
 /// Returns the names of the declared objects.
 pub(super) fn in_words(declared: &[Declared]) -> impl Iterator<Item = String> {
-    declared.iter().map(|declared| declared.object.clone())
+    declared.iter().map(|declared| declared.object.to_string())
 }

@@ -12,14 +12,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::convert::short;
-use super::failure::{BrokerError, Refusal};
+use super::failure::BrokerError;
 use super::history_mark;
-use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
+use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered, no_answer};
 use super::names::Names;
+use super::refusal::{AmqpError, Refusal};
 use crate::config::AmqpConfig;
 
 /// State of a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum QueueState {
     /// The queue exists.
     Stands {
@@ -30,8 +31,8 @@ pub enum QueueState {
     },
     /// No queue has that name.
     Missing,
-    /// The broker does not report the state; these are its words.
-    Unknown(String),
+    /// The broker does not report the state, for this reason.
+    Unknown(AmqpError),
 }
 
 /// Looks at queues, on a connection of its own.
@@ -106,9 +107,7 @@ impl Inspector {
         let asked =
             timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default()))
                 .await;
-        match asked.map_err(|_| {
-            BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
-        })? {
+        match asked.map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))? {
             Ok(declared) => {
                 let state = QueueState::Stands {
                     ready: declared.message_count(),
@@ -117,21 +116,11 @@ impl Inspector {
                 answered(channel.close(200, "bye".into())).await?;
                 Ok(state)
             }
-            Err(error) => match Refusal::from(&error) {
+            Err(error) => match Refusal::from(error) {
                 Refusal::Missing(_) => Ok(QueueState::Missing),
                 // This includes a queue whose node is down, while the connection is open.
-                Refusal::Forbidden(words)
-                | Refusal::Differs(words)
-                | Refusal::Unsupported(words)
-                | Refusal::Passing(words)
-                    if self.link.is_connected() =>
-                {
-                    Ok(QueueState::Unknown(words))
-                }
-                Refusal::Forbidden(words)
-                | Refusal::Differs(words)
-                | Refusal::Unsupported(words)
-                | Refusal::Passing(words) => Err(BrokerError::Unreachable(words)),
+                refusal if self.link.is_connected() => Ok(QueueState::Unknown(refusal.into())),
+                refusal => Err(BrokerError::Unreachable(AmqpError::from(refusal).into())),
             },
         }
     }

@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::failure::{BrokerError, SessionEnded, connect_error};
+use super::failure::{BrokerError, NodeFailure, SessionEnded, connect_error};
 use super::greeting::Greeting;
 use super::nesting::Levelled;
 use super::throttle::{Allowance, ThrottledTokio};
 use crate::backoff::Doubling;
+use crate::causes::Cause;
 use crate::config::{AmqpConfig, SecretUrl, TlsConfig};
 
 /// Pauses between two attempts to connect.
@@ -166,15 +167,19 @@ impl Link {
                         _watch: AbortOnDropHandle::new(task),
                     });
                 }
-                Err(BrokerError::Refused(why)) => refused.push(format!("{url}: {why}")),
-                Err(BrokerError::Unreachable(why)) => unreachable.push(format!("{url}: {why}")),
+                Err(BrokerError::Refused(cause)) => {
+                    refused.push(NodeFailure { url: url.to_string(), cause });
+                }
+                Err(BrokerError::Unreachable(cause)) => {
+                    unreachable.push(NodeFailure { url: url.to_string(), cause });
+                }
                 Err(other) => return Err(other),
             }
         }
         if refused.is_empty() {
-            Err(BrokerError::Unreachable(unreachable.join("; ")))
+            Err(BrokerError::Unreachable(unreachable.into()))
         } else {
-            Err(BrokerError::Refused(refused.join("; ")))
+            Err(BrokerError::Refused(refused.into()))
         }
     }
 
@@ -230,11 +235,13 @@ pub(super) async fn answered<T>(
 ) -> Result<T, SessionEnded> {
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(SessionEnded::lost_connection(format!(
-            "no answer within {} s",
-            ANSWER_TIMEOUT.as_secs()
-        ))),
+        Err(_) => Err(SessionEnded::lost_connection(no_answer(ANSWER_TIMEOUT))),
     }
+}
+
+/// Returns the cause of a failure: the broker gave no answer in that time.
+pub(super) fn no_answer(within: Duration) -> Cause {
+    format!("no answer within {} s", within.as_secs()).into()
 }
 
 /// Connection that was just made.
@@ -264,9 +271,7 @@ async fn dial(
     let runtime = {
         let _on_it = RUNTIME
             .as_ref()
-            .map_err(|error| {
-                BrokerError::Unreachable(format!("no thread for connections: {error}"))
-            })?
+            .map_err(|error| BrokerError::Unreachable(Cause::new(NoThread(error))))?
             .enter();
         ThrottledTokio::current(allowance)
     };
@@ -318,16 +323,19 @@ async fn dial(
     );
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Ok(Dialled { connection, socket, greeting, vhost }),
-        Ok(Err(error)) => Err(connect_error(&error)),
+        Ok(Err(error)) => Err(connect_error(error)),
         Err(_) => {
             hang_up(&socket);
-            Err(BrokerError::Unreachable(format!(
-                "no connection within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            )))
+            let cause = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+            Err(BrokerError::Unreachable(cause.into()))
         }
     }
 }
+
+/// Failure to start the thread that polls the sockets of all connections.
+#[derive(Debug, thiserror::Error)]
+#[error("no thread for connections")]
+struct NoThread(#[source] &'static io::Error);
 
 /// Reads the URL as lapin does, and corrects two errors of lapin.
 ///
@@ -339,7 +347,7 @@ fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
         .expose()
         .as_str()
         .parse()
-        .map_err(|_| BrokerError::Settings(format!("{url} is not an AMQP URL")))?;
+        .map_err(|_| BrokerError::Settings(format!("{url} is not an AMQP URL").into()))?;
     if let Some(url::Host::Ipv6(address)) = url.expose().host() {
         uri.authority.host = address.to_string();
     }
@@ -354,35 +362,34 @@ fn amqp_uri(url: &SecretUrl) -> Result<AMQPUri, BrokerError> {
 /// Returns a connector that trusts `UNSTALE_AMQP_TLS_CA` alone if it is set, else the system's
 /// roots.
 fn tls_connector(tls: &TlsConfig) -> Result<RustlsConnector, BrokerError> {
-    let unusable = |what: &str, why: &dyn std::fmt::Display| {
-        BrokerError::Settings(format!("UNSTALE_AMQP_TLS_{what} cannot be used: {why}"))
-    };
-    let certificates = |what: &str,
-                        pem: &str|
-     -> Result<Vec<CertificateDer<'static>>, BrokerError> {
-        let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|why| unusable(what, &why))?;
-        if read.is_empty() { Err(unusable(what, &"it holds no PEM certificate")) } else { Ok(read) }
-    };
+    let certificates =
+        |what: &'static str, pem: &str| -> Result<Vec<CertificateDer<'static>>, BrokerError> {
+            let read: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|error| unusable(what, Cause::new(error)))?;
+            if read.is_empty() {
+                Err(unusable(what, "it holds no PEM certificate".into()))
+            } else {
+                Ok(read)
+            }
+        };
     let roots = match &tls.ca_pem {
         Some(pem) => {
             RustlsConnectorConfig::default().with_parsable_certificates(certificates("CA", pem)?)
         }
-        None => RustlsConnectorConfig::new_with_native_certs().map_err(|why| {
-            BrokerError::Settings(format!(
-                "the system has no certificates to trust: {why}; set UNSTALE_AMQP_TLS_CA_FILE"
-            ))
-        })?,
+        None => RustlsConnectorConfig::new_with_native_certs()
+            .map_err(|error| BrokerError::Settings(Cause::new(NoRoots(error))))?,
     };
     match (&tls.cert_pem, &tls.key_pem) {
-        (None, None) => roots.connector_with_no_client_auth().map_err(|why| unusable("CA", &why)),
+        (None, None) => {
+            roots.connector_with_no_client_auth().map_err(|error| unusable("CA", Cause::new(error)))
+        }
         (Some(certificate), Some(key)) => {
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-                .map_err(|why| unusable("KEY", &why))?;
+                .map_err(|error| unusable("KEY", Cause::new(error)))?;
             roots
                 .connector_with_single_cert(certificates("CERT", certificate)?, key)
-                .map_err(|why| unusable("CERT", &why))
+                .map_err(|error| unusable("CERT", Cause::new(error)))
         }
         _ => Err(BrokerError::Settings(
             "UNSTALE_AMQP_TLS_CERT and UNSTALE_AMQP_TLS_KEY go together: set both or neither"
@@ -390,6 +397,24 @@ fn tls_connector(tls: &TlsConfig) -> Result<RustlsConnector, BrokerError> {
         )),
     }
 }
+
+fn unusable(what: &'static str, cause: Cause) -> BrokerError {
+    BrokerError::Settings(Cause::new(UnusablePem { what, cause }))
+}
+
+/// Setting with a certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("UNSTALE_AMQP_TLS_{what} cannot be used")]
+struct UnusablePem {
+    what: &'static str,
+    #[source]
+    cause: Cause,
+}
+
+/// Failure to read the system's certificates.
+#[derive(Debug, thiserror::Error)]
+#[error("no certificate to trust: UNSTALE_AMQP_TLS_CA_FILE is not set, and the system has none")]
+struct NoRoots(#[source] io::Error);
 
 async fn watch_events(
     events: impl Stream<Item = Event>,
@@ -433,6 +458,7 @@ async fn watch_events(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::Explain;
 
     fn uri(text: &str) -> AMQPUri {
         amqp_uri(&SecretUrl::new(text.parse().unwrap())).unwrap()
@@ -467,22 +493,26 @@ mod tests {
         let url = SecretUrl::new("http://me:secret@host/".parse().unwrap());
         let error = amqp_uri(&url).unwrap_err();
         assert!(error.is_final());
-        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(!error.in_full().contains("secret"), "{error}");
     }
 
     #[test]
     fn unusable_certificates_are_named() {
         let pem = "-----BEGIN NOTHING-----\n-----END NOTHING-----\n".to_owned();
         let ca = TlsConfig { ca_pem: Some(pem.clone()), ..TlsConfig::default() };
-        assert!(tls_connector(&ca).unwrap_err().to_string().contains("UNSTALE_AMQP_TLS_CA "));
+        assert_eq!(
+            tls_connector(&ca).unwrap_err().in_full(),
+            "UNSTALE_AMQP_TLS_CA cannot be used: it holds no PEM certificate"
+        );
     }
 
     #[test]
     fn the_first_cause_of_an_end_stays() {
         let signal = EndSignal::new();
-        assert_eq!(signal.cause(), None);
-        let first = signal.end(SessionEnded::new("first"));
-        assert_eq!(signal.end(SessionEnded::new("second")), first);
-        assert_eq!(signal.cause(), Some(first));
+        assert!(signal.cause().is_none());
+        for cause in ["first", "second"] {
+            let ended = signal.end(SessionEnded::new(cause));
+            assert_eq!(ended.in_full(), "the session with RabbitMQ ended: first");
+        }
     }
 }

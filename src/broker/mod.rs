@@ -6,7 +6,7 @@
 //!
 //! In reading order:
 //! - Connection: `session`, `link`, `greeting`, `nesting`, `short_text`, `throttle`, `failure`,
-//!   `reply_text`.
+//!   `refusal`, `reply_text`.
 //! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `history_mark`,
 //!   `permitted`.
 //! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
@@ -40,8 +40,9 @@ mod prefetch;
 mod publisher;
 mod queue_specs;
 mod recent_acks;
+mod refusal;
 mod replay_record;
-pub mod reply_text;
+mod reply_text;
 mod session;
 mod short_text;
 mod signature;
@@ -55,7 +56,9 @@ pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
 pub use dead_letters::{DeadLetter, DeadLetters, Death};
 pub use deletion::DeletionSeen;
-pub use failure::{BrokerError, HistoryProblem, PublishError, SessionEnded, TopologyProblem};
+pub use failure::{
+    BrokerError, ContractObject, HistoryProblem, PublishError, SessionEnded, TopologyProblem,
+};
 pub use history::{Found, History, Place, Survey};
 pub use inspect::{Inspector, QueueState};
 pub use lane::{Lane, LaneName};
@@ -65,6 +68,7 @@ pub use names::Names;
 pub use prefetch::Prefetch;
 pub use publisher::{Outgoing, Publisher};
 pub use queue_specs::DELIVERIES_AT_MOST;
+pub use refusal::AmqpError;
 pub use replay_record::replay_record;
 pub use session::{Mended, Rebound, Session, SessionWatch, Start};
 pub use signature::Signer;

@@ -14,9 +14,10 @@ use tokio::time::timeout;
 
 use super::consume::consume;
 use super::convert::{long, short};
-use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
+use super::failure::{BrokerError, ContractObject, GRANT, TopologyProblem};
 use super::link::{EndSignal, Link};
 use super::names::Names;
+use super::refusal::{AmqpError, Refusal};
 use crate::config::AmqpConfig;
 
 /// Maximum time for one answer.
@@ -40,20 +41,20 @@ pub(super) async fn check(config: &AmqpConfig, names: &Names) -> Result<(), Brok
         problems.extend(refused_read(&link, queue).await?);
     }
     // Last: in an alarm, RabbitMQ reads nothing that follows a publish.
-    if let Some(words) = refused_publish(&link, names).await? {
-        problems.push(problem("the default exchange".to_owned(), words));
+    if let Some(error) = refused_publish(&link, names).await? {
+        problems.push(problem(ContractObject::Exchange(String::new()), error));
     }
     if problems.is_empty() { Ok(()) } else { Err(BrokerError::Topology(problems)) }
 }
 
-fn problem(object: String, what: String) -> TopologyProblem {
-    TopologyProblem { object, what, advice: GRANT.to_owned() }
+fn problem(object: ContractObject, error: AmqpError) -> TopologyProblem {
+    TopologyProblem { object, cause: error.into(), advice: GRANT.into() }
 }
 
 /// Publishes a message that no queue can take.
 ///
 /// The broker checks the permission before it looks for a queue.
-async fn refused_publish(link: &Link, names: &Names) -> Result<Option<String>, BrokerError> {
+async fn refused_publish(link: &Link, names: &Names) -> Result<Option<AmqpError>, BrokerError> {
     let Some(nowhere) = short(&format!("{}.~nowhere", names.main)) else { return Ok(None) };
     let channel = link.channel().await?;
     let published = async {
@@ -84,15 +85,15 @@ pub(super) async fn refused_read(
     Ok(answer
         .ok()
         .and_then(|answer| forbidden(answer.map(drop)))
-        .map(|words| problem(format!("queue `{name}`"), words)))
+        .map(|error| problem(ContractObject::Queue(name.to_owned()), error)))
 }
 
-/// Returns the broker's words if it refused for a missing permission.
+/// Returns the broker's refusal if a permission is missing.
 ///
 /// Any other refusal does not concern permissions.
-fn forbidden(answer: lapin::Result<()>) -> Option<String> {
-    match answer.as_ref().map_err(Refusal::from) {
-        Err(Refusal::Forbidden(words)) => Some(words),
+fn forbidden(answer: lapin::Result<()>) -> Option<AmqpError> {
+    match answer.map_err(Refusal::from) {
+        Err(Refusal::Forbidden(error)) => Some(error),
         _ => None,
     }
 }

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::convert::{properties_of, short};
-use super::failure::{BrokerError, PublishError, Refusal, SessionEnded};
+use super::failure::{BrokerError, PublishError, SessionEnded};
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
+use super::refusal::{AmqpError, Refusal};
 use super::wire::content_header_bytes;
 use crate::config::AmqpConfig;
 use crate::event::OwnedMessage;
@@ -214,7 +215,7 @@ impl Publisher {
                         Ok(Confirmation::NotRequested) => {
                             Err(self.over(SessionEnded::new("the channel is not in confirm mode")))
                         }
-                        Err(error) => Err(self.failed(&error)),
+                        Err(error) => Err(self.failed(error)),
                     });
                 }
                 Ok(None) => break,
@@ -320,15 +321,15 @@ impl Publisher {
         })
     }
 
-    fn failed(&self, error: &lapin::Error) -> PublishError {
+    fn failed(&self, error: lapin::Error) -> PublishError {
         match Refusal::from(error) {
             // Outside a session a refused message ends its channel only.
-            Refusal::Missing(words) | Refusal::Differs(words) | Refusal::Forbidden(words)
+            Refusal::Missing(error) | Refusal::Differs(error) | Refusal::Forbidden(error)
                 if self.own.is_some() =>
             {
-                PublishError::Refused(words)
+                PublishError::Refused(error)
             }
-            _ => self.over(SessionEnded::from(error.clone())),
+            refusal => self.over(SessionEnded::from(AmqpError::from(refusal))),
         }
     }
 
@@ -376,6 +377,7 @@ fn attribute(
     messages: &[Outgoing<'_>],
     results: &mut [Option<Result<(), PublishError>>],
 ) {
+    let arrived = |result: &Option<Result<(), PublishError>>| matches!(result, Some(Ok(())));
     for back in returned {
         let same_way = |message: &Outgoing<'_>| {
             message.exchange == back.exchange.as_str()
@@ -390,13 +392,12 @@ fn attribute(
             way(back),
             back.routing_key
         ));
-        let exact =
-            (0..messages.len()).find(|&at| results[at] == Some(Ok(())) && alike(&messages[at]));
+        let exact = (0..messages.len()).find(|&at| arrived(&results[at]) && alike(&messages[at]));
         match exact {
             Some(at) => results[at] = Some(Err(error)),
             None => {
                 for at in (0..messages.len()).filter(|&at| same_way(&messages[at])) {
-                    if results[at] == Some(Ok(())) {
+                    if arrived(&results[at]) {
                         results[at] = Some(Err(error.clone()));
                     }
                 }

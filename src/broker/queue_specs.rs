@@ -6,6 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::convert::long;
 use super::names::Names;
+use super::reply_text::{Difference, Precondition, precondition_failed};
 use crate::config::HistoryConfig;
 
 /// Failed deliveries after which the broker dead-letters a message: RabbitMQ's own default since
@@ -50,17 +51,24 @@ impl QueueSpec {
         Self { kind, name: name.to_owned(), arguments: table }
     }
 
-    /// Adopts the broker's value of an argument that may differ, if `words` reports a difference.
+    /// Adopts the broker's value of an argument that may differ, if the broker's reply names one.
     ///
     /// An adopted argument no longer differs, so each is adopted once.
-    pub(super) fn adopt(&mut self, words: &str) -> bool {
+    pub(super) fn adopt(&mut self, reply: &str) -> bool {
         let may_differ: &[&str] = match self.kind {
             Kind::History => &["x-max-age", "x-max-length-bytes"],
             // An earlier version declared none.
             Kind::Dead => &["x-overflow"],
             Kind::Exchange | Kind::Main | Kind::Slow | Kind::Retry => &[],
         };
-        adopt(may_differ, words, &mut self.arguments)
+        match precondition_failed(reply) {
+            Precondition::OtherArgument(difference)
+                if may_differ.contains(&difference.argument) =>
+            {
+                adopt(difference, &mut self.arguments)
+            }
+            _ => false,
+        }
     }
 }
 
@@ -121,25 +129,18 @@ fn stream_age(age: Duration) -> String {
     format!("{}s", age.as_secs().max(1))
 }
 
-fn adopt(may_differ: &[&str], words: &str, arguments: &mut FieldTable) -> bool {
-    let argument =
-        may_differ.iter().find(|name| words.contains(&format!("inequivalent arg '{name}'")));
-    let (Some(argument), Some((_, current))) = (argument, words.split_once("but current is "))
-    else {
-        return false;
-    };
+fn adopt(difference: Difference<'_>, arguments: &mut FieldTable) -> bool {
     let mut table = arguments.inner().clone();
-    let before = table.remove(*argument);
-    // Formats: `'1m'`, `the value '1m' of type 'longstr'`, or `none`.
-    if let Some(value) = current.split('\'').nth(1) {
-        let value = match *argument {
+    let before = table.remove(difference.argument);
+    if let Some(value) = difference.current {
+        let value = match difference.argument {
             "x-max-length-bytes" => value.parse().ok().map(AMQPValue::LongLongInt),
             _ => Some(long(value)),
         };
         let Some(value) = value.filter(|value| Some(value) != before.as_ref()) else {
             return false;
         };
-        table.insert((*argument).into(), value);
+        table.insert(difference.argument.into(), value);
     }
     *arguments = FieldTable::from(table);
     before.is_some()

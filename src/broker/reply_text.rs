@@ -1,61 +1,94 @@
 //! The only place that decides by RabbitMQ's reply texts.
 //!
-//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. If the
-//! code decides, `failure` matches it. If only the text is left of an error, a
-//! function here reads it. The texts are those of RabbitMQ 3.12 to 4.3, which the tests start.
+//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. The
+//! code decides in `refusal`, and only what it leaves open is read here. Each text is compared
+//! where RabbitMQ writes its own words, so that no name in it can be taken for them.
+//!
+//! The texts are those of RabbitMQ 3.10.8, 4.0.5 and 4.3.6, which the tests start. They come from
+//! `rabbit_amqqueue`, `rabbit_channel`, `rabbit_misc`, `rabbit_reader` and `rabbit_stream_queue`.
 
-/// Returns whether the broker refused for a missing permission.
-pub fn is_access_refused(text: &str) -> bool {
-    text.contains("ACCESS_REFUSED")
+/// Reason of a `NOT_FOUND` (404).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotFound {
+    /// There is no such queue.
+    Queue,
+    /// There is no such exchange.
+    Exchange,
+    /// The object exists, and cannot be used now: for example, its node is down.
+    Unserved,
 }
 
-/// Returns whether there is no such queue.
-pub fn is_missing_queue(text: &str) -> bool {
-    text.contains("no queue")
+/// Reads the text of a `NOT_FOUND`.
+pub(super) fn not_found(text: &str) -> NotFound {
+    let words = without_code(text);
+    if words.starts_with("no queue '") {
+        NotFound::Queue
+    } else if words.starts_with("no exchange '") {
+        NotFound::Exchange
+    } else {
+        NotFound::Unserved
+    }
 }
 
-/// Returns whether there is no such exchange.
-pub fn is_missing_exchange(text: &str) -> bool {
-    text.contains("no exchange")
+/// Reason of a `PRECONDITION_FAILED` (406).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Precondition<'t> {
+    /// The object exists with another value of an argument.
+    OtherArgument(Difference<'t>),
+    /// The node has no replica of the stream.
+    NoReplica,
+    /// The queue does not take the argument that only streams take.
+    NotAStream,
+    /// Anything else: the broker cannot make such an object at all.
+    Other,
 }
 
-/// Returns whether a "not found" refusal means that the object does not exist.
+/// Argument whose value differs from that of the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Difference<'t> {
+    /// Name of the argument, such as `x-max-age`, or `type` of an exchange.
+    pub(super) argument: &'t str,
+    /// Value that the object has; `None` if it has no such argument.
+    pub(super) current: Option<&'t str>,
+}
+
+/// Reads the text of a `PRECONDITION_FAILED`.
+pub(super) fn precondition_failed(text: &str) -> Precondition<'_> {
+    let words = without_code(text);
+    if let Some(difference) = difference(words) {
+        Precondition::OtherArgument(difference)
+    } else if words.ends_with("' does not have a running local replica")
+        || words.ends_with("' does not have a replica on the local node")
+        || words.ends_with("' does not have a running replica on the local node")
+    {
+        Precondition::NoReplica
+    } else if words.starts_with("invalid arg 'x-stream-offset' for ") {
+        Precondition::NotAStream
+    } else {
+        Precondition::Other
+    }
+}
+
+/// Reads `inequivalent arg 'x-max-age' for …: received … but current is …`.
 ///
-/// A queue whose node is down is "not found" too.
-pub(super) fn is_missing(text: &str) -> bool {
-    is_missing_queue(text) || is_missing_exchange(text)
+/// The last part is one of `'1m'`, `the value '1m' of type 'longstr'` and `none`.
+fn difference(words: &str) -> Option<Difference<'_>> {
+    let (argument, rest) = words.strip_prefix("inequivalent arg '")?.split_once('\'')?;
+    // A name may hold these words too, and the broker's come last.
+    let (_, current) = rest.rsplit_once("but current is ")?;
+    Some(Difference { argument, current: current.split('\'').nth(1) })
 }
 
-/// Returns whether the broker itself failed.
-pub(super) fn is_internal_error(text: &str) -> bool {
-    text.contains("INTERNAL_ERROR")
-}
-
-/// Returns whether the broker knows the queue, and none of its nodes can serve it.
-pub(super) fn is_unserved(text: &str) -> bool {
-    text.contains("NOT_FOUND") || is_internal_error(text)
-}
-
-/// Returns whether the node has no replica of the stream.
-pub(super) fn has_no_replica(text: &str) -> bool {
-    text.contains("replica")
-}
-
-/// Returns whether the queue refuses the argument that only streams take.
-pub(super) fn is_not_a_stream(text: &str) -> bool {
-    text.contains("x-stream-offset")
-}
-
-/// Returns whether an object exists with other arguments, which the text then names.
-///
-/// Other preconditions fail if the broker cannot make such an object at all.
-pub(super) fn has_other_arguments(text: &str) -> bool {
-    text.contains("inequivalent")
-}
-
-/// Returns whether the limit of connections or channels is reached, which is temporary.
+/// Returns whether a `NOT_ALLOWED` (530) is for a limit of connections or channels, which is
+/// temporary.
 pub(super) fn is_limit(text: &str) -> bool {
-    text.contains("limit")
+    let ends = without_code(text).rsplit('\'').next().unwrap_or_default();
+    ["connection limit", "user limit", "allowed limit"].iter().any(|limit| ends.contains(limit))
+}
+
+/// Returns the text behind its code: `no queue 'q'` of `NOT_FOUND - no queue 'q'`.
+fn without_code(text: &str) -> &str {
+    text.split_once(" - ").map_or(text, |(_, words)| words)
 }
 
 #[cfg(test)]
@@ -63,19 +96,135 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_of_the_broker_are_told_apart() {
-        let missing = "NOT_FOUND - no queue 'q' in vhost '/'";
-        let down = "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor";
-        assert!(is_missing(missing) && is_missing_queue(missing) && !is_missing_exchange(missing));
-        assert!(is_missing("NOT_FOUND - no exchange 'x' in vhost '/'"));
-        assert!(!is_missing(down) && is_unserved(down));
-        assert!(is_unserved("INTERNAL_ERROR") && is_internal_error("INTERNAL_ERROR"));
-        let refused = "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'u'";
-        assert!(is_access_refused(refused) && !is_unserved(refused));
-        let differs = "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/'";
-        assert!(has_other_arguments(differs) && !has_no_replica(differs));
-        assert!(is_limit(
-            "NOT_ALLOWED - access to vhost '/' refused: connection limit (1) is reached"
-        ));
+    fn a_missing_object_differs_from_one_that_is_down() {
+        for (text, found) in [
+            ("NOT_FOUND - no queue 'q' in vhost '/'", NotFound::Queue),
+            ("NOT_FOUND - no exchange 'x' in vhost '/'", NotFound::Exchange),
+            (
+                "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
+                NotFound::Unserved,
+            ),
+            (
+                "NOT_FOUND - queue 'q' in vhost '/' has crashed and failed to restart",
+                NotFound::Unserved,
+            ),
+            (
+                "NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or inaccessible",
+                NotFound::Unserved,
+            ),
+            // 3.10, then later versions.
+            (
+                "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/': its master replica <1.2.3> may be stopping or being demoted",
+                NotFound::Unserved,
+            ),
+            (
+                "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/': its leader <1.2.3> may be stopping or being demoted",
+                NotFound::Unserved,
+            ),
+            (
+                "NOT_FOUND - queue 'no queue' in vhost '/' process is stopped by supervisor",
+                NotFound::Unserved,
+            ),
+            (
+                "NOT_FOUND - queue 'q' in vhost 'no exchange' process is stopped by supervisor",
+                NotFound::Unserved,
+            ),
+        ] {
+            assert_eq!(not_found(text), found, "{text}");
+        }
+    }
+
+    #[test]
+    fn failed_preconditions_are_told_apart() {
+        use Precondition::{NoReplica, NotAStream, Other, OtherArgument};
+        let differs = |argument, current| OtherArgument(Difference { argument, current });
+        for (text, read) in [
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': received the value '1D' of type 'longstr' but current is the value '7D' of type 'longstr'",
+                differs("x-max-age", Some("7D")),
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q.dead' in vhost '/': received the value 'reject-publish' of type 'longstr' but current is none",
+                differs("x-overflow", None),
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is 'false'",
+                differs("durable", Some("false")),
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'x' in vhost '/': received 'topic' but current is 'direct'",
+                differs("type", Some("direct")),
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'but current is ' in vhost '/': received 'topic' but current is 'headers'",
+                differs("type", Some("headers")),
+            ),
+            // 3.10: of the queue, and of the channel.
+            (
+                "PRECONDITION_FAILED - queue 'q' does not have a replica on the local node",
+                NoReplica,
+            ),
+            (
+                "PRECONDITION_FAILED - queue 'q' in vhost '/' does not have a running local replica",
+                NoReplica,
+            ),
+            // 3.12 and 3.13, then 4.0 to 4.3.
+            (
+                "PRECONDITION_FAILED - queue 'queue 'q' in vhost '/'' does not have a running replica on the local node",
+                NoReplica,
+            ),
+            (
+                "PRECONDITION_FAILED - stream queue 'q' in vhost '/' does not have a running replica on the local node",
+                NoReplica,
+            ),
+            (
+                "PRECONDITION_FAILED - invalid arg 'x-stream-offset' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue",
+                NotAStream,
+            ),
+            (
+                "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'x-stream-offset replica' in vhost '/': unacceptable type",
+                Other,
+            ),
+            (
+                "PRECONDITION_FAILED - Cannot declare a queue 'q' of type 'stream' on node 'rabbit@a': the corresponding feature flag is disabled",
+                Other,
+            ),
+        ] {
+            assert_eq!(precondition_failed(text), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_differs_from_a_refusal() {
+        for (text, limit) in [
+            (
+                "NOT_ALLOWED - access to vhost '/' refused for user 'u': connection limit (1) is reached",
+                true,
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached",
+                true,
+            ),
+            // Since 4.0.
+            ("NOT_ALLOWED - connection refused: node connection limit (1) is reached", true),
+            (
+                "NOT_ALLOWED - access to vhost '/' refused for user 'u': connection limit cannot be queried, timeout",
+                true,
+            ),
+            (
+                "NOT_ALLOWED - number of channels opened for user 'u' has reached the maximum allowed user limit of (1)",
+                true,
+            ),
+            (
+                "NOT_ALLOWED - number of channels opened on node 'rabbit@a' has reached the maximum allowed limit of 1",
+                true,
+            ),
+            ("NOT_ALLOWED - access to vhost '/' refused for user 'u'", false),
+            ("NOT_ALLOWED - access to vhost 'limited' refused for user 'u'", false),
+            ("NOT_ALLOWED - access to vhost '/' refused for user 'connection limit'", false),
+            ("NOT_ALLOWED - vhost limits not found", false),
+        ] {
+            assert_eq!(is_limit(text), limit, "{text}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::convert::short;
 use super::deletion::{DeletionSeen, Depth, owes_heal};
-use super::failure::{BrokerError, SessionEnded};
+use super::failure::{BrokerError, ContractObject, SessionEnded, TopologyProblem};
 use super::history_object::{HistoryFault, HistoryObject, in_words};
 use super::lane::{Lane, LaneName};
 use super::link::{EndSignal, Link};
@@ -21,6 +21,7 @@ use super::queue_specs::Kind;
 use super::recent_acks::RecentAcks;
 use super::signature::Signer;
 use super::topology::{self, Declared, Ensured};
+use crate::causes::Explain;
 use crate::config::AmqpConfig;
 
 /// Two connections: one consumes and acknowledges, the other publishes.
@@ -290,7 +291,7 @@ impl Session {
         {
             Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
             Err(BrokerError::Topology(problems)) => {
-                mended.problems = problems.iter().map(ToString::to_string).collect()
+                mended.problems = problems.iter().map(Explain::in_full).collect()
             }
             Err(error) => return Err(error),
         }
@@ -437,8 +438,9 @@ fn all_problems(
             Err(HistoryFault::Settings(more) | HistoryFault::Missing(more)),
         ) => {
             // A missing queue cannot be bound. Reporting both would repeat the problem.
-            problems
-                .extend(more.iter().filter(|problem| problem.object.starts_with("queue")).cloned());
+            let is_queue =
+                |problem: &&TopologyProblem| matches!(problem.object, ContractObject::Queue(_));
+            problems.extend(more.iter().filter(is_queue).cloned());
             Err(BrokerError::Topology(problems))
         }
         // If the main queue existed, events may be waiting. A fault of the history must not delay

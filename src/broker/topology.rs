@@ -2,6 +2,8 @@
 //!
 //! This module never deletes or changes an object.
 
+use std::borrow::Cow;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
@@ -9,11 +11,13 @@ use tokio::time::timeout;
 
 use super::convert::short;
 use super::deletion::{Declaring, DeletionSeen, Depth};
-use super::failure::{BrokerError, GRANT, Refusal, TopologyProblem};
-use super::link::{ANSWER_TIMEOUT, Link};
+use super::failure::{BrokerError, ContractObject, GRANT, TopologyProblem};
+use super::link::{ANSWER_TIMEOUT, Link, no_answer};
 use super::names::Names;
 use super::queue_specs::{Kind, QueueSpec, history_spec, queue_specs};
-use super::reply_text;
+use super::refusal::{AmqpError, Refusal};
+use super::reply_text::{Precondition, precondition_failed};
+use crate::causes::Cause;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 /// Outcome for all objects.
@@ -29,8 +33,7 @@ pub(super) struct Ensured {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Declared {
     pub(super) kind: Kind,
-    /// Such as ``queue `unstale.dead` ``.
-    pub(super) object: String,
+    pub(super) object: ContractObject,
 }
 
 /// Finds or declares the exchange and every queue except the history, and binds the main queue to
@@ -153,7 +156,7 @@ impl<'l> Objects<'l> {
     }
 
     async fn exchange(&mut self, name: &str, routing_keys: &[String]) -> Result<(), BrokerError> {
-        let object = format!("exchange `{name}`");
+        let object = ContractObject::Exchange(name.to_owned());
         let Some(short_name) = short(name) else { return self.too_long(object) };
         let declare = async |channel: Channel, passive: bool| {
             let options = ExchangeDeclareOptions {
@@ -185,10 +188,10 @@ impl<'l> Objects<'l> {
             }
             (Ok(()), DeclarePolicy::All) if self.depth == Depth::Arguments => {
                 // Any type of exchange is accepted. Only its effect on our routing keys matters.
-                if let Err(Refusal::Differs(words)) =
+                if let Err(Refusal::Differs(error)) =
                     self.ask(async |channel| declare(channel, false).await).await?
                 {
-                    self.warn_of_type(&object, &words, routing_keys);
+                    self.warn_of_type(&object, &error, routing_keys);
                 }
                 Ok(())
             }
@@ -197,41 +200,46 @@ impl<'l> Objects<'l> {
         self.note_existence(Kind::Exchange, &object, &outcome);
         match outcome {
             Ok(()) => Ok(()),
-            Err(Refusal::Missing(words)) => {
+            Err(Refusal::Missing(error)) => {
                 self.problem(
                     object,
-                    words,
+                    error,
                     "declare it (topic, durable), or let unstale do so with UNSTALE_DECLARE=all",
                 );
                 Ok(())
             }
-            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => {
-                self.unseen(&object, &words)
+            Err(Refusal::Forbidden(error)) if self.policy == DeclarePolicy::None => {
+                self.unseen(&object, &error)
             }
             Err(refusal) => self.refused(object, refusal, "UNSTALE_EXCHANGE"),
         }
     }
 
-    fn warn_of_type(&mut self, object: &str, words: &str, routing_keys: &[String]) {
+    fn warn_of_type(
+        &mut self,
+        object: &ContractObject,
+        error: &AmqpError,
+        routing_keys: &[String],
+    ) {
         let is_pattern = |key: &&String| key.split('.').any(|word| word == "*" || word == "#");
-        let ignored = match words
-            .split_once("but current is ")
-            .and_then(|(_, current)| current.split('\'').nth(1))
-        {
+        let Precondition::OtherArgument(difference) = precondition_failed(error.text()) else {
+            return;
+        };
+        let ignored = match difference.current {
             Some("direct") => routing_keys.iter().find(is_pattern),
             Some("headers") => routing_keys.first(),
             _ => None,
         };
         if let Some(key) = ignored {
             self.ensured.warnings.push(format!(
-                "{object} is no topic exchange ({words}): it ignores patterns, so that a binding such as `{key}` brings no event; publish to a \
+                "{object} is no topic exchange ({error}): it ignores patterns, so that a binding such as `{key}` brings no event; publish to a \
                  topic exchange, and name that in UNSTALE_EXCHANGE"
             ));
         }
     }
 
     async fn queue(&mut self, mut spec: QueueSpec) -> Result<(), BrokerError> {
-        let object = format!("queue `{}`", spec.name);
+        let object = ContractObject::Queue(spec.name.clone());
         let Some(name) = short(&spec.name) else { return self.too_long(object) };
         let declare = async |channel: Channel, passive: bool, arguments: FieldTable| {
             let options =
@@ -256,7 +264,7 @@ impl<'l> Objects<'l> {
                 {
                     // The broker names only the first difference. A worse one may follow, such as
                     // another type of queue.
-                    Err(Refusal::Differs(words)) if spec.adopt(&words) => adopted.push(words),
+                    Err(Refusal::Differs(error)) if spec.adopt(error.text()) => adopted.push(error),
                     outcome => break outcome,
                 }
             };
@@ -271,32 +279,36 @@ impl<'l> Objects<'l> {
                 self.declared(spec.kind, &object);
             }
             if !adopted.is_empty() {
-                self.ensured.warnings.push(adopted_words(spec.kind, &object, &adopted.join("; ")));
+                self.ensured.warnings.push(adopted_words(spec.kind, &object, &adopted));
             }
         }
         self.note_existence(spec.kind, &object, &outcome);
         let is_history = spec.kind == Kind::History;
         match outcome {
             Ok(()) => Ok(()),
-            Err(Refusal::Missing(words)) => {
+            Err(Refusal::Missing(error)) => {
                 let off =
                     if is_history { ", or do without it with UNSTALE_HISTORY=off" } else { "" };
                 self.problem(
                     object,
-                    words,
+                    error,
                     format!("declare it, or let unstale do so with UNSTALE_DECLARE=queues{off}"),
                 );
                 Ok(())
             }
-            Err(Refusal::Forbidden(words)) if self.policy == DeclarePolicy::None => {
-                self.unseen(&object, &words)
+            Err(Refusal::Forbidden(error)) if self.policy == DeclarePolicy::None => {
+                self.unseen(&object, &error)
             }
-            Err(Refusal::Differs(words))
-                if is_history && !reply_text::has_other_arguments(&words) =>
+            Err(Refusal::Differs(error))
+                if is_history
+                    && !matches!(
+                        precondition_failed(error.text()),
+                        Precondition::OtherArgument(_)
+                    ) =>
             {
-                self.no_streams(object, words)
+                self.no_streams(object, error)
             }
-            Err(Refusal::Unsupported(words)) if is_history => self.no_streams(object, words),
+            Err(Refusal::Unsupported(error)) if is_history => self.no_streams(object, error),
             Err(refusal) => self.refused(object, refusal, "UNSTALE_QUEUE"),
         }
     }
@@ -305,11 +317,11 @@ impl<'l> Objects<'l> {
     ///
     /// Since 4.2.6 RabbitMQ requires a permission for a passive declaration. Using the object needs
     /// other permissions, and is refused at that time if they are missing.
-    fn unseen(&mut self, object: &str, words: &str) -> Result<(), BrokerError> {
+    fn unseen(&mut self, object: &ContractObject, error: &AmqpError) -> Result<(), BrokerError> {
         if self.depth == Depth::Arguments {
             self.ensured
                 .warnings
-                .push(format!("{object} cannot be looked at: {words}; it is taken to exist"));
+                .push(format!("{object} cannot be looked at: {error}; it is taken to exist"));
         }
         Ok(())
     }
@@ -318,19 +330,19 @@ impl<'l> Objects<'l> {
     ///
     /// If this worker declares nothing, another program may declare the object between two checks.
     /// Then a missing object is the only evidence.
-    fn note_existence(&self, kind: Kind, object: &str, outcome: &Result<(), Refusal>) {
+    fn note_existence(&self, kind: Kind, object: &ContractObject, outcome: &Result<(), Refusal>) {
         let exists = match outcome {
             Ok(()) => true,
             Err(Refusal::Missing(_)) => false,
             Err(_) => return,
         };
         if self.depth == Depth::Existence {
-            self.seen.looked_at(kind, object, exists);
+            self.seen.looked_at(kind, &object.to_string(), exists);
         }
     }
 
-    fn declared(&mut self, kind: Kind, object: &str) {
-        self.ensured.declared.push(Declared { kind, object: object.to_owned() });
+    fn declared(&mut self, kind: Kind, object: &ContractObject) {
+        self.ensured.declared.push(Declared { kind, object: object.clone() });
     }
 
     async fn bind(
@@ -343,7 +355,7 @@ impl<'l> Objects<'l> {
             return Ok(());
         }
         for key in routing_keys {
-            let object = format!("binding of queue `{queue}` to `{key}`");
+            let object = ContractObject::Binding { queue: queue.to_owned(), key: key.clone() };
             let (Some(queue), Some(exchange), Some(key)) =
                 (short(queue), short(exchange), short(key))
             else {
@@ -384,55 +396,58 @@ impl<'l> Objects<'l> {
         };
         self.channel = Some(channel.clone());
         let answer = timeout(ANSWER_TIMEOUT, question(channel)).await;
-        let answer = answer.map_err(|_| {
-            BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
-        })?;
-        match answer.as_ref().map_err(Refusal::from) {
-            Err(Refusal::Passing(words)) => Err(BrokerError::Unreachable(words)),
+        let answer = answer.map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))?;
+        match answer.map_err(Refusal::from) {
+            Err(Refusal::Passing(error)) => Err(BrokerError::Unreachable(error.into())),
             Err(refusal) => {
                 self.channel = None;
                 Ok(Err(refusal))
             }
-            Ok(_) => Ok(answer.map_err(|error| Refusal::from(&error))),
+            Ok(answer) => Ok(Ok(answer)),
         }
     }
 
-    fn problem(&mut self, object: String, what: String, advice: impl Into<String>) {
-        self.problems.push(TopologyProblem { object, what, advice: advice.into() });
+    fn problem(
+        &mut self,
+        object: ContractObject,
+        cause: impl Into<Cause>,
+        advice: impl Into<Cow<'static, str>>,
+    ) {
+        self.problems.push(TopologyProblem { object, cause: cause.into(), advice: advice.into() });
     }
 
     fn refused(
         &mut self,
-        object: String,
+        object: ContractObject,
         refusal: Refusal,
         setting: &str,
     ) -> Result<(), BrokerError> {
         match refusal {
-            Refusal::Missing(words) => {
-                self.problem(object, words, "declare what is missing, or set UNSTALE_DECLARE=all")
+            Refusal::Missing(error) => {
+                self.problem(object, error, "declare what is missing, or set UNSTALE_DECLARE=all")
             }
-            Refusal::Differs(words) => {
+            Refusal::Differs(error) => {
                 let advice = format!(
                     "nothing was changed: what stands there may hold messages. Move them and delete it by hand, or set {setting} to another name"
                 );
-                self.problem(object, words, advice);
+                self.problem(object, error, advice);
             }
-            Refusal::Forbidden(words) => {
+            Refusal::Forbidden(error) => {
                 self.problem(
                     object,
-                    words,
+                    error,
                     format!("{GRANT}; or declare it by other means and set UNSTALE_DECLARE=none"),
                 );
             }
-            Refusal::Unsupported(words) => {
+            Refusal::Unsupported(error) => {
                 self.problem(
                     object,
-                    words,
+                    error,
                     "unstale needs RabbitMQ 3.10 or later with quorum queues",
                 );
                 return Err(BrokerError::Topology(std::mem::take(&mut self.problems)));
             }
-            Refusal::Passing(words) => return Err(BrokerError::Unreachable(words)),
+            Refusal::Passing(error) => return Err(BrokerError::Unreachable(error.into())),
         }
         Ok(())
     }
@@ -440,26 +455,28 @@ impl<'l> Objects<'l> {
     /// Reports that the broker has no streams.
     ///
     /// An unsupported queue type may close the whole connection, so nothing more can be asked.
-    fn no_streams(&mut self, object: String, words: String) -> Result<(), BrokerError> {
+    fn no_streams(&mut self, object: ContractObject, error: AmqpError) -> Result<(), BrokerError> {
         self.problem(
             object,
-            words,
+            error,
             "this broker has no streams (feature flag `stream_queue`, RabbitMQ 3.9 or later): set UNSTALE_HISTORY=off",
         );
         Err(BrokerError::Topology(std::mem::take(&mut self.problems)))
     }
 
-    fn too_long(&mut self, object: String) -> Result<(), BrokerError> {
+    fn too_long(&mut self, object: ContractObject) -> Result<(), BrokerError> {
         self.problem(
             object,
-            "the name is longer than the 255 bytes that AMQP allows".into(),
+            "the name is longer than the 255 bytes that AMQP allows",
             "choose a shorter one",
         );
         Ok(())
     }
 }
 
-fn adopted_words(kind: Kind, object: &str, words: &str) -> String {
+fn adopted_words(kind: Kind, object: &ContractObject, differences: &[AmqpError]) -> String {
+    let words: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    let words = words.join("; ");
     if kind == Kind::Dead {
         format!(
             "{object} was declared by an earlier version without `x-overflow: reject-publish`: {words}; it is used as it is. A policy with a \

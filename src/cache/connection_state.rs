@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::failure::Outage;
 use crate::backoff::{Backoff, Doubling};
+use crate::causes::Explain;
 
 /// Between failing probes. Below the 2 s in which consuming must resume.
 const PROBE_PAUSES: Doubling =
@@ -24,12 +25,19 @@ const PROBE_PAUSES: Doubling =
 const STEADY: Duration = Duration::from_secs(5);
 
 /// State of the connection to Redis, as far as it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ConnectionState {
     /// The last answer was good.
     Up,
     /// The last answer was bad, or there was none yet.
     Down(Outage),
+}
+
+impl ConnectionState {
+    /// Returns whether Redis can be used.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up)
+    }
 }
 
 /// A server or a cluster that can be connected to.
@@ -120,7 +128,7 @@ impl<C: Connect> SharedConnection<C> {
             let down = Arc::new(Current::Down(outage.for_others()));
             let previous = self.current.compare_and_swap(&*current, down);
             if Arc::ptr_eq(&previous, &current) {
-                tracing::debug!(cause = %outage, "redis connection given up");
+                tracing::debug!(cause = outage.in_full(), "redis connection given up");
             }
         }
     }
@@ -147,12 +155,10 @@ impl<C: Connect> SharedConnection<C> {
     async fn connect_and_check(&self) -> Result<(), Outage> {
         let (live, fresh) = match self.live() {
             Ok(live) => (live, false),
-            Err(before) => match self.connect.connect().await {
+            Err(_) => match self.connect.connect().await {
                 Ok(live) => (live, true),
                 Err(outage) => {
-                    if before != outage {
-                        self.current.store(Arc::new(Current::Down(outage.clone())));
-                    }
+                    self.current.store(Arc::new(Current::Down(outage.clone())));
                     return Err(outage);
                 }
             },

@@ -1,31 +1,37 @@
 //! The meaning of Redis' errors: whether they concern the server or one command, and whether a
 //! retry can help.
 
-use std::fmt::Display;
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
 
 use redis::{ConnectionAddr, ErrorKind, RedisError, ServerError, Value};
 
+use super::error_text::{self, Plain};
+use crate::causes::{Cause, Explain, chain};
 use crate::plan::EffectOutcome;
 use crate::reason::Reason;
 use crate::tls;
 
 /// Settings that no connection can be made with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CacheError {
     /// The URLs are not usable. The text never quotes a URL, which may hold a password.
-    #[error("UNSTALE_REDIS_URL: {0}")]
-    Url(String),
+    #[error("UNSTALE_REDIS_URL")]
+    Url(#[source] Cause),
     /// The PEM texts are not usable.
-    #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}: {0}")]
-    Tls(String),
+    #[error("UNSTALE_REDIS_TLS_{{CA,CERT,KEY}}")]
+    Tls(#[source] Cause),
 }
 
+impl Explain for CacheError {}
+
 /// Redis is not usable. No event is at fault: the whole request is repeated later.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{cause}")]
+///
+/// Its texts have Redis' code and its meaning, never keys or values.
+#[derive(Debug, Clone)]
 pub struct Outage {
-    /// Text for logs and `unstale_paused`: Redis' code and its meaning, never keys or values.
-    pub cause: String,
+    cause: Cause,
     /// Waiting does not end it: an operator must fix credentials, rights or versions.
     pub needs_person: bool,
     /// Redis has reached `maxmemory` and takes only deletions:
@@ -38,7 +44,7 @@ pub struct Outage {
 
 impl Outage {
     /// Returns an outage that waiting may end.
-    pub fn new(cause: impl Into<String>) -> Self {
+    pub fn new(cause: impl Into<Cause>) -> Self {
         Self {
             cause: cause.into(),
             needs_person: false,
@@ -73,30 +79,66 @@ impl Outage {
 
     /// Returns the outage of a Redis that refuses checkpoints, without which lost writes go
     /// unnoticed.
-    pub fn no_checkpoints(cause: &str) -> Self {
-        Self::for_person(format!(
-            "Redis refuses our checkpoints ({cause}): the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md"
-        ))
+    pub fn no_checkpoints(cause: Cause) -> Self {
+        Self::refused(
+            "Redis refuses our checkpoints: the ACL of our user needs ~unstale:* and the commands in docs/reference/redis-permissions.md",
+            cause,
+        )
     }
 
-    fn for_person(cause: impl Into<String>) -> Self {
+    /// Returns the outage of one node of a cluster.
+    pub(super) fn at_node(self, address: impl ToString) -> Self {
+        let cause = Cause::new(Meaning { what: address.to_string().into(), cause: self.cause });
+        Self { cause, ..self }
+    }
+
+    fn for_person(cause: impl Into<Cause>) -> Self {
         Self { needs_person: true, ..Self::new(cause) }
+    }
+
+    fn refused(meaning: &'static str, cause: Cause) -> Self {
+        Self::for_person(Cause::new(Meaning { what: meaning.into(), cause }))
     }
 }
 
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl Error for Outage {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.source()
+    }
+}
+
+impl Explain for Outage {}
+
+/// Meaning of an error, above the error itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Meaning {
+    what: Cow<'static, str>,
+    #[source]
+    cause: Cause,
+}
+
 /// Reason why a command outside a batch was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum CommandError {
     /// Redis is not usable.
     #[error(transparent)]
     Outage(#[from] Outage),
     /// Redis refuses this command for good. The text has the command and Redis' code.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(Cause),
     /// Redis did not do this command, for a reason that may pass.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(Cause),
 }
+
+impl Explain for CommandError {}
 
 impl CommandError {
     /// Returns what the error means for the effect that the command was for.
@@ -106,10 +148,26 @@ impl CommandError {
     pub fn into_outcome(self) -> Result<EffectOutcome, Outage> {
         match self {
             Self::Outage(outage) => Err(outage),
-            Self::Refused(message) => {
-                Ok(EffectOutcome::Dead { reason: Reason::RedisRefused, message })
+            Self::Refused(cause) => Ok(EffectOutcome::Dead {
+                reason: Reason::RedisRefused,
+                message: chain(&cause).to_string(),
+            }),
+            Self::Failed(cause) => {
+                Ok(EffectOutcome::Retry { message: chain(&cause).to_string(), after: None })
             }
-            Self::Failed(message) => Ok(EffectOutcome::Retry { message, after: None }),
+        }
+    }
+
+    /// Returns the outage that a failure means for work that cannot go on without the command.
+    pub fn into_outage(self) -> Outage {
+        self.outage_or(Outage::new)
+    }
+
+    /// Returns the outage, or else the one that a refusal or failure means.
+    pub fn outage_or(self, meaning: impl FnOnce(Cause) -> Outage) -> Outage {
+        match self {
+            Self::Outage(outage) => outage,
+            Self::Refused(cause) | Self::Failed(cause) => meaning(cause),
         }
     }
 }
@@ -143,10 +201,6 @@ const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=c
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
-/// Meaning of a command that the server does not know.
-const UNKNOWN_COMMAND: &str =
-    "unknown command: Redis 7.0 or newer is needed, with no command renamed";
-
 /// Returns the meaning of an error for the named command.
 pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     let details = error.details().unwrap_or_default();
@@ -160,28 +214,28 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
         };
         return outage.into();
     }
-    if details.contains("max number of clients") {
-        return Outage::new("Redis has reached maxclients").into();
-    }
-    let known = [
-        ("not an integer", "not an integer or out of range"),
-        ("would overflow", "the counter would overflow"),
-        ("invalid expire", "invalid expire time"),
-        ("unknown command", UNKNOWN_COMMAND),
-        // Within a script: Redis, and Valkey.
-        ("Unknown Redis command called from script", UNKNOWN_COMMAND),
-        ("Unknown command called from script", UNKNOWN_COMMAND),
-        ("Unsupported option", "unsupported option: Redis 7.0 or newer is needed"),
-        // Within a script: Redis 7.0, then Redis since 7.2 and Valkey.
-        ("user executing the script can't", "no permission"),
-        ("ACL failure in script", "no permission"),
-    ];
-    match (code, known.iter().find(|(sign, _)| details.contains(sign))) {
-        ("ERR", Some((_, meaning))) => CommandError::Refused(format!("{command}: ERR {meaning}")),
-        ("WRONGTYPE" | "NOPERM" | "CROSSSLOT", _) => {
-            CommandError::Refused(format!("{command}: {code}"))
+    let refused = |meaning: &str| CommandError::Refused(format!("{command}: ERR {meaning}").into());
+    match code {
+        "ERR" => match error_text::plain(details) {
+            Some(Plain::TooManyClients) => Outage::new("Redis has reached maxclients").into(),
+            Some(Plain::NoInteger) => refused("not an integer or out of range"),
+            Some(Plain::Overflow) => refused("the counter would overflow"),
+            Some(Plain::InvalidExpire) => refused("invalid expire time"),
+            Some(Plain::UnknownCommand) => {
+                refused("unknown command: Redis 7.0 or newer is needed, with no command renamed")
+            }
+            Some(Plain::UnsupportedOption) => {
+                refused("unsupported option: Redis 7.0 or newer is needed")
+            }
+            Some(Plain::NoPermission) => refused("no permission"),
+            Some(Plain::UnknownPrimary) | None => {
+                CommandError::Failed(format!("{command}: ERR").into())
+            }
+        },
+        "WRONGTYPE" | "NOPERM" | "CROSSSLOT" => {
+            CommandError::Refused(format!("{command}: {code}").into())
         }
-        _ => CommandError::Failed(format!("{command}: {code}")),
+        _ => CommandError::Failed(format!("{command}: {code}").into()),
     }
 }
 
@@ -190,26 +244,25 @@ pub(super) fn of_answer(name: &str, answer: Option<Value>) -> Result<Value, Comm
     match answer {
         Some(Value::ServerError(error)) => Err(classify(name, &error)),
         Some(value) => Ok(value),
-        None => Err(CommandError::Failed(format!("{name}: no answer"))),
+        None => Err(CommandError::Failed(format!("{name}: no answer").into())),
     }
 }
 
 /// Returns Redis' code. Before 7.0, errors within scripts came as `ERR` with the code inside the
 /// text.
 fn code<'e>(error: &'e ServerError, details: &'e str) -> &'e str {
-    let code = error.code();
-    if code != "ERR" || !details.contains("Error running script") {
-        return code;
+    let known =
+        |word: &str| OUTAGES.iter().any(|(outage, _)| *outage == word) || word == "WRONGTYPE";
+    match error.code() {
+        "ERR" => error_text::code_in_script(details, known).unwrap_or("ERR"),
+        code => code,
     }
-    details
-        .split([' ', '-'])
-        .find(|word| OUTAGES.iter().any(|(outage, _)| outage == word) || *word == "WRONGTYPE")
-        .unwrap_or(code)
 }
 
 /// Returns the outage of an address where nothing usable answers.
-pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Display) -> Outage {
-    Outage::new(format!("Redis cannot be reached at {address}: {cause}"))
+pub(super) fn unreachable(address: &ConnectionAddr, cause: impl Into<Cause>) -> Outage {
+    let what = format!("Redis cannot be reached at {address}").into();
+    Outage::new(Cause::new(Meaning { what, cause: cause.into() }))
 }
 
 /// Returns the outage of an address that does not answer in time. A server that waits for plain
@@ -226,8 +279,8 @@ pub(super) fn timed_out(address: &ConnectionAddr) -> Outage {
 
 /// Returns the reason why a connection was not made.
 pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Outage {
-    if let Some(explained) = tls::REDIS.explain(&error.to_string()) {
-        return unreachable(address, explained);
+    if let Some(explained) = tls::REDIS.explain(error) {
+        return unreachable(address, Cause::new(explained));
     }
     match error.kind() {
         _ if error.is_connection_refusal() => unreachable(address, "connection refused"),
@@ -242,7 +295,9 @@ pub(super) fn not_connected(address: &ConnectionAddr, error: &RedisError) -> Out
             address,
             format!("the connection was closed at once{}", speaks_tls(address)),
         ),
-        ErrorKind::Io if !error.is_connection_dropped() => unreachable(address, error),
+        ErrorKind::Io if !error.is_connection_dropped() => {
+            unreachable(address, Cause::new(error.clone()))
+        }
         _ => broken(error),
     }
 }
@@ -259,7 +314,8 @@ fn speaks_tls(address: &ConnectionAddr) -> &'static str {
 /// Returns whether a sentinel does not watch a primary of that name. Its answer has the code
 /// `ERR`.
 pub(super) fn is_unknown_primary(error: &ServerError) -> bool {
-    error.details().is_some_and(|details| details.contains("No such master"))
+    error.code() == "ERR"
+        && error.details().and_then(error_text::plain) == Some(Plain::UnknownPrimary)
 }
 
 /// Returns the outage that an error of the connection means.
@@ -270,18 +326,13 @@ pub(super) fn broken(error: &RedisError) -> Outage {
         }
         ErrorKind::Server(_) | ErrorKind::Extension => {
             match error.clone().into_server_errors().as_deref() {
-                Some([(_, error), ..]) => match classify("connect", error) {
-                    CommandError::Outage(outage) => outage,
-                    CommandError::Refused(message) | CommandError::Failed(message) => {
-                        Outage::new(format!("Redis refuses the connection: {message}"))
-                    }
-                },
-                // The library gives this refusal no kind of its own.
-                _ if error.to_string().contains("refused to switch database") => {
-                    Outage::for_person(
-                        "Redis refuses the database in UNSTALE_REDIS_URL: check its number (`databases`), and grant our user +select",
-                    )
-                }
+                Some([(_, error), ..]) => classify("connect", error).outage_or(|cause| {
+                    let what = "Redis refuses the connection".into();
+                    Outage::new(Cause::new(Meaning { what, cause }))
+                }),
+                _ if error_text::is_refused_database(error) => Outage::for_person(
+                    "Redis refuses the database in UNSTALE_REDIS_URL: check its number (`databases`), and grant our user +select",
+                ),
                 _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
             }
         }
@@ -289,7 +340,10 @@ pub(super) fn broken(error: &RedisError) -> Outage {
         ErrorKind::Parse => Outage::new(
             "the connection to Redis was given up: the server does not speak its protocol",
         ),
-        _ => Outage::new(format!("the connection to Redis was lost: {error}")),
+        _ => {
+            let what = "the connection to Redis was lost".into();
+            Outage::new(Cause::new(Meaning { what, cause: Cause::new(error.clone()) }))
+        }
     }
 }
 
@@ -309,17 +363,16 @@ pub(super) fn is_cluster() -> Outage {
 }
 
 /// Returns the outage of a cluster's address that leads to something else.
-pub(super) fn no_cluster(cause: &str) -> Outage {
-    Outage::for_person(format!(
-        "Redis does not show the owners of its slots ({cause}): check that it is a cluster, and grant our user +cluster"
-    ))
+pub(super) fn no_cluster(cause: Cause) -> Outage {
+    Outage::refused(
+        "Redis does not show the owners of its slots: check that it is a cluster, and grant our user +cluster",
+        cause,
+    )
 }
 
 /// Returns the outage of a server that may be a replica, without the right to ask.
-pub(super) fn no_right_to_role(cause: &str) -> Outage {
-    Outage::for_person(format!(
-        "Redis does not show its role: the ACL of our user needs +role ({cause})"
-    ))
+pub(super) fn no_right_to_role(cause: Cause) -> Outage {
+    Outage::refused("Redis does not show its role: the ACL of our user needs +role", cause)
 }
 
 /// Returns the outage of a name that no sentinel knows.
@@ -345,99 +398,11 @@ pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
             "Redis refuses writes to our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
         ),
         CommandError::Refused(cause) | CommandError::Failed(cause) => {
-            Outage::new(format!("Redis takes no writes: {cause}"))
+            let what = "Redis takes no writes".into();
+            Outage::new(Cause::new(Meaning { what, cause }))
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(code: &str, detail: &str) -> CommandError {
-        let error = redis::make_extension_error(code.into(), Some(detail.into()));
-        let errors = error.into_server_errors().unwrap();
-        classify("SET", &errors[0].1)
-    }
-
-    #[test]
-    fn errors_of_the_server_are_outages() {
-        for (code, _) in OUTAGES {
-            assert!(matches!(of(code, ""), CommandError::Outage(_)), "{code}");
-        }
-        assert!(matches!(of("ERR", "max number of clients reached"), CommandError::Outage(_)));
-        assert!(matches!(
-            of("NOAUTH", ""),
-            CommandError::Outage(Outage { needs_person: true, .. })
-        ));
-        assert!(matches!(
-            of("LOADING", ""),
-            CommandError::Outage(Outage { needs_person: false, .. })
-        ));
-    }
-
-    #[test]
-    fn a_refusal_names_command_and_code_but_quotes_no_text() {
-        for (code, detail, message) in [
-            ("WRONGTYPE", "Operation against key secret", "SET: WRONGTYPE"),
-            ("NOPERM", "No permissions to access the 'secret' key", "SET: NOPERM"),
-            (
-                "ERR",
-                "value is not an integer or out of range",
-                "SET: ERR not an integer or out of range",
-            ),
-            (
-                "ERR",
-                "Error running script (call to f_1): @user_script:3: WRONGTYPE Operation against secret",
-                "SET: WRONGTYPE",
-            ),
-            (
-                "ERR",
-                "The user executing the script can't run this command",
-                "SET: ERR no permission",
-            ),
-            (
-                "ERR",
-                "The user executing the script can't access at least one of the keys mentioned",
-                "SET: ERR no permission",
-            ),
-            (
-                "ERR",
-                "ACL failure in script: No permissions to access a key script: secret",
-                "SET: ERR no permission",
-            ),
-            (
-                "ERR",
-                "ACL failure in script: User worker has no permissions to run the 'incr' command script: secret",
-                "SET: ERR no permission",
-            ),
-            (
-                "ERR",
-                "unknown command 'PEXPIREAT', with args beginning with: 'secret'",
-                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
-            ),
-            (
-                "ERR",
-                "Unknown Redis command called from script script: secret",
-                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
-            ),
-            (
-                "ERR",
-                "Unknown command called from script script: secret",
-                "SET: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed",
-            ),
-        ] {
-            assert_eq!(of(code, detail), CommandError::Refused(message.into()));
-        }
-        let nested = of(
-            "ERR",
-            "Error running script (call to f_1): @user_script:3: -OOM command not allowed",
-        );
-        assert!(matches!(nested, CommandError::Outage(_)), "{nested}");
-    }
-
-    #[test]
-    fn an_unknown_error_is_retried() {
-        assert_eq!(of("NEWCODE", "secret"), CommandError::Failed("SET: NEWCODE".into()));
-    }
-}
+mod tests;

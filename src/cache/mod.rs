@@ -10,7 +10,7 @@
 //! - `single`, `cluster`: one server for all writes, or one for each slot. Both have files of the
 //!   same names
 //! - `address`, `socket`, `connection_state`, `server`: connecting, and the connection's state
-//! - `answer`, `failure`: reading Redis' answers, and the meaning of its errors
+//! - `answer`, `failure`, `error_text`: reading Redis' answers, and the meaning of its errors
 //! - `apply`, `commands`, `applied`: a plan, its commands, and what their answers add up to
 //! - `fence`, `lifetime`, `second_deletes`, `without_memory`: parts of a plan
 //! - `tags`, `aside`, `tag_maintenance`: invalidation of tags, and the removal of dead members
@@ -32,6 +32,7 @@ mod claim;
 mod cluster;
 mod commands;
 mod connection_state;
+mod error_text;
 mod eviction;
 mod failure;
 mod fence;

@@ -35,7 +35,7 @@ impl Cache {
             }
             _ => Err(CommandError::Failed(
                 "unstale:secret does not hold a secret of unstale: delete it, and workers make a new one"
-                    .to_owned(),
+                    .into(),
             )),
         }
     }

@@ -18,6 +18,7 @@ use url::Url;
 
 use super::connection_state::LiveConnection;
 use super::failure::{self, CacheError, Outage};
+use crate::causes::Cause;
 use crate::config::TlsConfig;
 
 /// Maximum time for connecting, with the handshake.
@@ -165,7 +166,7 @@ impl Socket {
 
 /// Returns a client that can connect to a server.
 pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheError> {
-    let wrong = |error: redis::RedisError| CacheError::Url(error.to_string());
+    let wrong = |error: redis::RedisError| CacheError::Url(Cause::new(error));
     let info = url.clone().into_connection_info().map_err(wrong)?;
     // Linger 0: closing discards unsent bytes, so that a connection given up cannot act after the
     // next one.
@@ -205,7 +206,7 @@ pub(super) fn client(url: &Url, tls: &TlsConfig) -> Result<redis::Client, CacheE
     let certificates =
         TlsCertificates { client_tls, root_cert: tls.ca_pem.clone().map(String::into_bytes) };
     redis::Client::build_with_tls(info, certificates)
-        .map_err(|error| CacheError::Tls(error.to_string()))
+        .map_err(|error| CacheError::Tls(Cause::new(error)))
 }
 
 fn version(answers: &[Value]) -> Option<&str> {

@@ -11,6 +11,7 @@ use super::answer::{integers, text_of, text_pairs};
 use super::failure::CommandError;
 use super::script::{REPORT_WORKER, Sent};
 use super::{Cache, lifetime};
+use crate::causes::Cause;
 
 /// Maximum age of a report that counts.
 pub const REPORT_COUNTS_FOR: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ impl Cache {
         let text = report
             .map(serde_json::to_string)
             .transpose()
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
+            .map_err(|error| CommandError::Failed(Cause::new(error)))?;
         let mut command =
             REPORT_WORKER.call(&mut Sent::default(), [self.workers.as_bytes()].into_iter());
         command.arg(worker).arg(text.unwrap_or_default()).arg(lifetime::millis(REPORT_COUNTS_FOR));

@@ -6,8 +6,8 @@
 //! - `publish`, `dlq`, `replay`, `tags`, `status`: one-shot commands on running servers.
 //! - `completions`: shell completions.
 //!
-//! Shared by commands: `configure` (settings and logging), `exit` (exit codes and errors), `reach` (waits for a server), `signal`
-//! (Ctrl-C), `paint` (colours).
+//! Shared by commands: `configure` (settings and logging), `exit` (exit codes and errors), `reach`
+//! (waits for a server), `signal` (Ctrl-C), `paint` (colours).
 //!
 //! Absent on purpose: the work of the commands, which is in `ops`, `registry` and `worker`.
 //! Settings come from the environment, see `config`.

@@ -11,7 +11,7 @@ use super::configure::configure;
 use super::reach::reach;
 use super::signal::stop_on_signal;
 use super::{CliError, Exit};
-use crate::broker::{Outgoing, PublishError, Publisher, reply_text};
+use crate::broker::{Outgoing, PublishError, Publisher};
 use crate::config::{AmqpConfig, Scope};
 use crate::event::json::{JsonKind, write_string};
 use crate::event::line::{OwnedMessage, OwnedProperties};
@@ -90,7 +90,7 @@ pub(super) fn run(args: &PublishArgs) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = runtime.block_on(publish(&config.amqp, &messages, args.json));
     // A name lookup that is still running must not delay the exit.
     runtime.shutdown_background();
@@ -118,7 +118,7 @@ async fn publish(
             .iter()
             .map(Outgoing::of)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(CliError::usage)?;
+            .map_err(CliError::of(Exit::Usage))?;
         let results = tokio::select! {
             biased;
             results = publisher.publish_all(&outgoing) => results,
@@ -167,12 +167,8 @@ async fn publish(
         if messages.len() == 1 { "" } else { "s" }
     )?;
     match failed {
-        Some(error @ PublishError::Unsendable(_)) => Err(CliError::usage(error)),
-        Some(PublishError::Refused(words)) if reply_text::is_missing_exchange(&words) => {
-            Err(CliError::unavailable(format_args!("RabbitMQ refused the message: {words}"))
-                .help("start a worker, which declares the exchange, or set UNSTALE_EXCHANGE"))
-        }
-        Some(error) => Err(CliError::unavailable(error)),
+        Some(error @ PublishError::Unsendable(_)) => Err(CliError::of(Exit::Usage)(error)),
+        Some(error) => Err(CliError::of(Exit::Unavailable)(error)),
         None if !unroutable.is_empty() => Ok(Exit::No),
         None => Ok(Exit::Clean),
     }
@@ -181,7 +177,7 @@ async fn publish(
 fn read(name: &str, path: &PathBuf) -> Result<String, CliError> {
     let read =
         if name == "-" { io::read_to_string(io::stdin()) } else { std::fs::read_to_string(path) };
-    read.map_err(|error| CliError::usage(format_args!("{}: {error}", path.display())))
+    read.map_err(|error| CliError::usage(path.display().to_string()).because(&error))
 }
 
 /// Returns the message of one event: an envelope with the values of the arguments.
@@ -199,7 +195,7 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CliErro
             let mut data = String::new();
             io::stdin()
                 .read_to_string(&mut data)
-                .map_err(|error| CliError::usage(format_args!("stdin: {error}")))?;
+                .map_err(|error| CliError::usage("stdin").because(&error))?;
             data
         }
     };
@@ -242,7 +238,7 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CliErro
     // Workers would reject or misread a reserved type or a malformed time, so these are refused
     // here.
     match decode(&message.message(), Reading { max_body_bytes: usize::MAX, ..Reading::default() }) {
-        Err(problem) => return Err(CliError::usage(problem)),
+        Err(problem) => return Err(CliError::usage(problem.0)),
         Ok(Decoded::Event(event)) if args.time.is_some() && event.time.is_none() => {
             return Err(CliError::usage("--time: expected RFC 3339, such as 2026-01-31T12:00:00Z"));
         }
@@ -252,12 +248,11 @@ fn from_args(args: &PublishArgs, exchange: &str) -> Result<OwnedMessage, CliErro
 }
 
 fn object<'t>(what: &str, text: &'t str) -> Result<&'t str, CliError> {
-    let json = Json::parse(text).map_err(|error| {
-        CliError::usage(format_args!("{what}: {error}: expected a JSON object"))
-    })?;
+    let json = Json::parse(text)
+        .map_err(|error| CliError::usage(format!("{what}: {error}: expected a JSON object")))?;
     match json.kind() {
         JsonKind::Object => Ok(json.text()),
-        other => Err(CliError::usage(format_args!(
+        other => Err(CliError::usage(format!(
             "{what}: {other}: expected a JSON object, such as '{{\"id\":42}}'"
         ))),
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::CliError;
+use super::{CliError, Exit};
 use crate::broker::BrokerError;
 use crate::cache::Cache;
+use crate::causes::Explain;
 use crate::printable::printable;
 
 /// Maximum time that a command waits for a server that does not answer.
@@ -36,10 +37,12 @@ pub(super) async fn reach<T>(
             match timeout_at(deadline, connect()).await {
                 Ok(Ok(connected)) => return Ok(connected),
                 Ok(Err(error @ BrokerError::Settings(_))) => {
-                    return Err(CliError::usage(error));
+                    return Err(CliError::of(Exit::Usage)(error));
                 }
-                Ok(Err(error)) if error.is_final() => return Err(CliError::unavailable(error)),
-                Ok(Err(error)) => wait.failed(error.to_string()),
+                Ok(Err(error)) if error.is_final() => {
+                    return Err(CliError::of(Exit::Unavailable)(error));
+                }
+                Ok(Err(error)) => wait.failed(error.in_full()),
                 Err(_) => return Err(CliError::unavailable(wait.cause())),
             }
             if timeout_at(deadline, sleep(RETRY_AFTER)).await.is_err() {
@@ -63,9 +66,9 @@ pub(super) async fn reach_redis(cache: &Cache) -> Result<(), CliError> {
             match timeout_at(deadline, cache.probe()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(outage)) if outage.needs_person => {
-                    return Err(CliError::unavailable(outage));
+                    return Err(CliError::of(Exit::Unavailable)(outage));
                 }
-                Ok(Err(outage)) => wait.failed(outage.cause),
+                Ok(Err(outage)) => wait.failed(outage.in_full()),
                 Err(_) => return Err(CliError::unavailable(wait.cause())),
             }
         }
@@ -107,8 +110,10 @@ impl Wait {
     /// Waits for the work. Prints what it waits for after [`NOTICE_AFTER`], and ends at once on
     /// SIGINT or SIGTERM.
     async fn watch<T>(&self, work: impl Future<Output = T>) -> Result<T, CliError> {
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(CliError::of(Exit::Internal))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(CliError::of(Exit::Internal))?;
         let notice = async {
             sleep(NOTICE_AFTER).await;
             let cause = self

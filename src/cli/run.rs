@@ -57,12 +57,12 @@ pub(super) fn run(_args: &RunArgs) -> Result<Exit, CliError> {
         .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let beside = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = runtime.block_on(serve(config, registry, beside.handle()));
     // A load that does not end must not delay the exit.
     runtime.shutdown_background();
@@ -100,8 +100,8 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
             let listener = beside
                 .spawn(http::bind(addr))
                 .await
-                .map_err(CliError::internal)?
-                .map_err(CliError::usage)?;
+                .map_err(CliError::of(Exit::Internal))?
+                .map_err(CliError::of(Exit::Usage))?;
             Some(beside.spawn(http::serve(
                 listener,
                 readiness.clone(),
@@ -122,11 +122,11 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
         Ok(Ended::Cut) => Ok(Exit::Unfinished),
         Ok(Ended::Stuck) => Ok(Exit::Internal),
         Err(error @ (StartError::Broker(_) | StartError::Redis(_))) => {
-            Err(CliError::unavailable(error))
+            Err(CliError::of(Exit::Unavailable)(error))
         }
         Err(
             error @ (StartError::Cache(_) | StartError::Loaders(_) | StartError::SharedMarks(_)),
-        ) => Err(CliError::usage(error)),
+        ) => Err(CliError::of(Exit::Usage)(error)),
     }
 }
 
@@ -136,10 +136,11 @@ async fn serve(config: Config, registry: Registry, beside: &Handle) -> Result<Ex
 /// The thread does not wait for any other. So the process ends in time even if the lanes' thread is
 /// busy, or blocked by a log that is not read.
 fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CliError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(CliError::internal)?;
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(CliError::of(Exit::Internal))?;
     let mut both = {
         let _within = runtime.enter();
-        let on = |kind| signal(kind).map_err(CliError::internal);
+        let on = |kind| signal(kind).map_err(CliError::of(Exit::Internal));
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?)
     };
     let signals = signals.clone();
@@ -163,7 +164,10 @@ fn listen_for_signals(signals: &Signals, grace: Duration) -> Result<(), CliError
             std::process::exit(Exit::Unfinished as i32);
         });
     };
-    thread::Builder::new().name("signals".into()).spawn(listens).map_err(CliError::internal)?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(listens)
+        .map_err(CliError::of(Exit::Internal))?;
     Ok(())
 }
 

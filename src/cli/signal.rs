@@ -8,8 +8,8 @@ use super::{CliError, Exit};
 /// Returns a token that the first SIGINT or SIGTERM cancels. The second signal ends the program at
 /// once.
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::internal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::of(Exit::Internal))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::of(Exit::Internal))?;
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {

@@ -42,10 +42,10 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit, CliError> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let gathered = runtime.block_on(gather(&config));
     runtime.shutdown_background();
-    let status = gathered.map_err(CliError::usage)?;
+    let status = gathered.map_err(CliError::of(Exit::Usage))?;
     let findings = judge(&status);
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {

@@ -2,6 +2,7 @@
 //!
 //! They contain names and expectations only, since a value may be a secret in the wrong variable.
 
+use crate::causes::Explain;
 use std::fmt;
 
 /// One setting that cannot be used.
@@ -27,6 +28,8 @@ pub struct ConfigProblems {
     /// Variables without effect. One of them may be a misspelt name of a missing setting.
     pub ignored: Vec<Warning>,
 }
+
+impl Explain for ConfigProblems {}
 
 impl fmt::Display for ConfigProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! What a message was decoded to: an event, a tombstone, or nothing that can be read.
+//! Outcome of decoding a message: an event, a tombstone, or nothing that can be read.
 
 use std::borrow::Cow;
 

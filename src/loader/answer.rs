@@ -1,13 +1,14 @@
 //! The meaning of a loader's answer, and of a request without an answer.
 
-use std::error::Error;
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
 
+use super::http_error::HttpError;
+use super::outcome::{LoadError, LoadOutcome};
 use super::retry_after::retry_after;
-use super::{LoadError, LoadOutcome};
+use crate::causes::Cause;
 use crate::quantity::format_size_bytes;
 
 /// The meaning of an HTTP status.
@@ -46,7 +47,7 @@ pub(super) async fn read(
             let after = retry_after(answer.headers(), SystemTime::now());
             return Err(LoadError::Retry {
                 after,
-                message: format!("loader `{loader}` answered {code}"),
+                cause: format!("loader `{loader}` answered {code}").into(),
             });
         }
         Meaning::Refused => {
@@ -60,23 +61,24 @@ pub(super) async fn read(
                 _ => "",
             };
             return Err(LoadError::Refused {
-                message: format!("loader `{loader}` answered {code}{hint}"),
+                cause: format!("loader `{loader}` answered {code}{hint}").into(),
             });
         }
         Meaning::Body => {}
     }
     if let Some(what) = encoded_or_partial(answer.headers()) {
         return Err(LoadError::Refused {
-            message: format!("loader `{loader}` answered {code} with {what}"),
+            cause: format!("loader `{loader}` answered {code} with {what}").into(),
         });
     }
 
     let too_long = || {
         let limit = format_size_bytes(u64::try_from(max_bytes).unwrap_or(u64::MAX));
         LoadError::Refused {
-            message: format!(
+            cause: format!(
                 "loader `{loader}` answered {code} with more than {limit}; raise its `max_bytes` if values are that large"
-            ),
+            )
+            .into(),
         }
     };
     let announced = answer.content_length().unwrap_or(0);
@@ -84,7 +86,9 @@ pub(super) async fn read(
         return Err(too_long());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|_| incomplete_answer(loader))? {
+    while let Some(chunk) =
+        answer.chunk().await.map_err(|error| incomplete_answer(loader, error))?
+    {
         if chunk.len() > max_bytes - body.len() {
             return Err(too_long());
         }
@@ -112,38 +116,34 @@ fn encoded_or_partial(headers: &HeaderMap) -> Option<&'static str> {
         .then_some("a `Content-Range`: a part is not stored as the whole")
 }
 
-fn incomplete_answer(loader: &str) -> LoadError {
-    LoadError::Retry {
-        after: None,
-        message: format!("loader `{loader}` closed the connection before the end of its answer"),
-    }
+fn incomplete_answer(loader: &str, error: reqwest::Error) -> LoadError {
+    failed(format!("loader `{loader}` closed the connection before the end of its answer"), error)
 }
 
 /// Returns the meaning of a request without an answer.
-pub(super) fn unanswered(loader: &str, error: &reqwest::Error) -> LoadError {
+pub(super) fn unanswered(loader: &str, error: reqwest::Error) -> LoadError {
     if error.is_builder() {
-        return LoadError::Refused {
-            message: format!("loader `{loader}`: the URL for this event cannot be requested"),
-        };
+        let what = format!("loader `{loader}`: the URL for this event cannot be requested");
+        return LoadError::Refused { cause: what.into() };
     }
     if error.is_connect() {
-        // The innermost cause is one of DNS, TCP or TLS. It may name the host, which the rule file
-        // chose, and nothing else.
-        return LoadError::Retry {
-            after: None,
-            message: format!("loader `{loader}`: no connection: {}", innermost(error)),
-        };
+        // The cause may name the host, which the rule file chose, and nothing else.
+        return failed(format!("loader `{loader}`: no connection"), error);
     }
-    incomplete_answer(loader)
+    incomplete_answer(loader, error)
 }
 
-/// Returns the innermost cause. `reqwest` puts the URL in its own error, not in the causes below.
-pub(super) fn innermost(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    while let Some(deeper) = cause.and_then(Error::source) {
-        cause = Some(deeper);
-    }
-    cause.map_or_else(|| "unknown cause".to_owned(), ToString::to_string)
+fn failed(what: String, error: reqwest::Error) -> LoadError {
+    LoadError::Retry { after: None, cause: Cause::new(Failed { what, error: error.into() }) }
+}
+
+/// Request that failed at the loader.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Failed {
+    what: String,
+    #[source]
+    error: HttpError,
 }
 
 #[cfg(test)]

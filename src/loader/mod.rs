@@ -6,7 +6,10 @@
 //!
 //! Files, in reading order:
 //! - `client`: one loader as an HTTP client, with its address, its headers and its requests.
+//! - `outcome`: what a load is given, and its outcome or error.
 //! - `answer`: the meaning of an answer, or of a request without one.
+//! - `problem`: the problems of a registry's loaders.
+//! - `http_error`: the errors of the HTTP client, without URLs.
 //! - `retry_after`: the `Retry-After` header.
 //! - `limits`: how many loads run at once, and how many start per second.
 //! - `breaker`: the circuit breaker of one loader.
@@ -17,10 +20,12 @@
 mod answer;
 mod breaker;
 mod client;
+mod http_error;
 mod limits;
+mod outcome;
+mod problem;
 mod retry_after;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,107 +35,14 @@ use tracing::{info, warn};
 
 use self::breaker::{Breaker, Health, Pass, Transition};
 use self::client::Endpoint;
+pub use self::http_error::HttpError;
 use self::limits::{Limit, Permit};
+pub use self::outcome::{LoadContext, LoadError, LoadOutcome};
+pub use self::problem::{LoaderProblem, LoaderProblems};
+pub use self::retry_after::MAX_RETRY_AFTER;
 use crate::config::WarmConfig;
 use crate::quantity::format_duration;
 use crate::registry::{Loader, LoaderId, Warm};
-
-/// The outcome of a load that was answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoadOutcome {
-    /// The body, byte for byte.
-    Value(Vec<u8>),
-    /// Nothing to cache: 204, an empty body, 404 or 410.
-    Absent,
-}
-
-/// Why a load gave no usable answer.
-///
-/// Messages name the loader and its status. They never hold a URL, a header's value or a payload's
-/// value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LoadError {
-    /// Another try may help: 408, 429, 5xx, a timeout, no connection, an incomplete answer.
-    #[error("{message}")]
-    Retry {
-        /// The loader's own `Retry-After`, at most [`MAX_RETRY_AFTER`].
-        after: Option<Duration>,
-        /// The loader, and what it did.
-        message: String,
-    },
-    /// The loader's circuit breaker is open, and no request was sent.
-    #[error("{message}")]
-    NotAsked {
-        /// Time until the breaker lets a load try.
-        after: Duration,
-        /// The loader, and why its breaker is open.
-        message: String,
-    },
-    /// Another try would not help.
-    #[error("{message}")]
-    Refused {
-        /// The loader, what it did, and what to do about it.
-        message: String,
-    },
-}
-
-/// The parts of the event that a request to the loader carries.
-#[derive(Debug, Clone, Copy)]
-pub struct LoadContext<'a> {
-    /// Sent as `unstale-event-id`.
-    pub event_id: &'a str,
-    /// Sent as `traceparent` if it has the form of one.
-    pub traceparent: Option<&'a str>,
-}
-
-/// A reason why a loader of the registry cannot be used.
-///
-/// Messages hold no header's value and no URL, because both may hold secrets.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LoaderProblem {
-    /// `url` is not an absolute HTTP URL.
-    #[error(
-        "loader `{loader}`: `url` is not an absolute http or https URL; check the variables in it"
-    )]
-    Url {
-        /// The loader's name in the rule file.
-        loader: String,
-    },
-    /// HTTP does not allow the header (RFC 9110, section 5).
-    #[error(
-        "loader `{loader}`: HTTP cannot send the header `{header}`; check it for a line break or a control character"
-    )]
-    Header {
-        /// The loader's name in the rule file.
-        loader: String,
-        /// The header's name.
-        header: String,
-    },
-    /// The HTTP client could not be made. For `https`, the usual cause is a system without root
-    /// certificates.
-    #[error(
-        "loaders: cannot make an HTTP client: {cause}; loaders with https need the system's root certificates (Debian: ca-certificates)"
-    )]
-    Client {
-        /// The client's own error.
-        cause: String,
-    },
-}
-
-/// All problems of a registry's loaders.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct LoaderProblems(pub Vec<LoaderProblem>);
-
-impl fmt::Display for LoaderProblems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            write!(f, "{}{problem}", if index == 0 { "" } else { "\n" })?;
-        }
-        Ok(())
-    }
-}
-
-pub use self::retry_after::MAX_RETRY_AFTER;
 
 /// The loaders of one registry, and the limits that they share.
 #[derive(Debug)]
@@ -201,16 +113,17 @@ impl Loaders {
         let endpoint =
             self.endpoints.get(warm.loader.0 as usize).ok_or_else(|| LoadError::Retry {
                 after: None,
-                message: "the loader is not in the registry in use; the event is resolved again"
-                    .to_owned(),
+                cause: "the loader is not in the registry in use; the event is resolved again"
+                    .into(),
             })?;
         let url = endpoint.check(&warm.url)?;
         let not_asked = |left: Duration| LoadError::NotAsked {
             after: left,
-            message: format!(
+            cause: format!(
                 "loader `{}` is not asked for now, because most of its last loads failed",
                 endpoint.name
-            ),
+            )
+            .into(),
         };
         if let Some(left) = endpoint.breaker.open_for(Instant::now()) {
             return Err(not_asked(left));

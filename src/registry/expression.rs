@@ -1,9 +1,9 @@
 //! CEL expressions (`when`, `let`, `each`): compiled when the registry loads, evaluated for each
 //! event.
 //!
-//! Files: `compile` checks CEL's syntax tree and compiles it to the nodes of `node`, with the `names`
-//! that it knows. `syntax` words its syntax errors. `evaluate` computes a `value`, with the operators of `operate`, `equality`
-//! and the regular expressions of `pattern`.
+//! Files: `compile` checks CEL's syntax tree and compiles it to the nodes of `node`, with the
+//! `names` that it knows. `syntax` words its syntax errors. `evaluate` computes a `value`, with the
+//! operators of `operate`, `equality` and the regular expressions of `pattern`.
 
 mod compile;
 mod equality;

@@ -13,7 +13,8 @@
 //! Resolving, in reading order:
 //!
 //! - `resolve` applies the rules to one event, and `effect` holds the result
-//! - `scope` reads the event, `lets` its named expressions, `render` fills templates, `moments` computes versions and expiries
+//! - `scope` reads the event, `lets` its named expressions, `render` fills templates, `moments`
+//!   computes versions and expiries
 //! - `budget` bounds the cost of an event, `reserved` the keys that rules may reach
 //! - `explain` notes for `plan` why a rule had no effect
 //!

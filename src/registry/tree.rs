@@ -3,9 +3,9 @@
 //!
 //! Anchors are resolved within an allowance. Merge keys, tags and duplicate keys are errors.
 //!
-//! Files: `node` has the tree's types. `build` makes the tree from the parser's events, within the limits of `allowance`.
-//! `number` reads plain scalars, `trap` explains YAML's pitfalls, `json_text` handles JSON's two
-//! details.
+//! Files: `node` has the tree's types. `build` makes the tree from the parser's events, within the
+//! limits of `allowance`. `number` reads plain scalars, `trap` explains YAML's pitfalls,
+//! `json_text` handles JSON's two details.
 
 mod allowance;
 mod build;

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use crate::causes::Explain;
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
 
@@ -45,6 +46,8 @@ pub(crate) enum LogsError {
     #[error(transparent)]
     Started(#[from] TryInitError),
 }
+
+impl Explain for LogsError {}
 
 /// Starts logging, for panics too.
 ///

@@ -23,6 +23,7 @@ use super::live::Live;
 use super::republish::{self, Order, Publisher};
 use crate::broker::{Delivery, SessionEnded, Tag};
 use crate::cache::{Cache, Outage};
+use crate::causes::Explain;
 use crate::event::Reading;
 use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, SettlePolicy, Settlement, settle};
 use crate::reason::Reason;
@@ -245,7 +246,7 @@ impl Resolved {
         let all = 0..self.contents.requests.len();
         let deleted = cache.delete_now(&self.contents.collect(cache, all, true).finish()).await;
         if let Err(outage) = &deleted {
-            debug!(cause = %outage, "deletions wait too");
+            debug!(cause = outage.in_full(), "deletions wait too");
         }
         deleted.is_ok()
     }

@@ -11,6 +11,7 @@ use super::heal_state::{HealState, Heals};
 use super::history_mark;
 use crate::broker::{DeletionSeen, Mended, Session, Signer};
 use crate::cache::{Cache, CommandError};
+use crate::causes::Explain;
 use crate::http::Readiness;
 
 /// Minimum time between two checks.
@@ -72,11 +73,13 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
         match mended {
             Ok(mended) => note(state, readiness, mended, &mut logged),
             // A failure that ends the session is noticed elsewhere.
-            Err(cause) => debug!(%cause, "the objects in RabbitMQ cannot be looked at"),
+            Err(error) => {
+                debug!(cause = error.in_full(), "the objects in RabbitMQ cannot be looked at")
+            }
         }
         // If Redis lost the old secret, another worker may have made a new one.
-        if let Err(cause) = learn_secret(cache, signer).await {
-            debug!(%cause, "the signing secret cannot be looked at");
+        if let Err(error) = learn_secret(cache, signer).await {
+            debug!(cause = error.in_full(), "the signing secret cannot be looked at");
         }
     }
 }

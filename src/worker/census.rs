@@ -18,6 +18,7 @@ use super::heal_record::outage;
 use super::heal_state::Heals;
 use crate::broker::{BrokerError, Census, Count};
 use crate::cache::{Checkpoints, CommandError, LastCount, LowWatermark};
+use crate::causes::Explain;
 
 /// Maximum time of the count at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
@@ -48,7 +49,7 @@ pub(super) async fn leave(heals: Heals<'_>) {
 }
 
 async fn count(heals: Heals<'_>) -> Result<(), String> {
-    let words = |error: BrokerError| error.to_string();
+    let words = |error: BrokerError| error.in_full();
     heals.cache.note_end().await.map_err(unsaid)?;
     let marks = heals.cache.read_checkpoints().await.map_err(unsaid)?;
     if marks.others_consume(heals.cache.id()) {
@@ -87,8 +88,8 @@ pub(super) async fn compare(heals: Heals<'_>) -> Result<(), CommandError> {
                 "events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged",
             )
         }
-        Err(cause) => {
-            warn!(%cause, "the queues cannot be compared with the history");
+        Err(error) => {
+            warn!(cause = error.in_full(), "the queues cannot be compared with the history");
             Some("whether events were lost while no worker ran is not known")
         }
     };
@@ -121,7 +122,9 @@ async fn compare_with_checkpoints(heals: Heals<'_>) {
         Ok(missing) => {
             info!(missing, from, "fewer events wait than came since the last checkpoint")
         }
-        Err(cause) => warn!(%cause, "the queue cannot be compared with the history"),
+        Err(error) => {
+            warn!(cause = error.in_full(), "the queue cannot be compared with the history")
+        }
     }
     let cause =
         "the last workers were killed: whether events were lost while no worker ran is not known";
@@ -160,5 +163,5 @@ async fn owe(heals: Heals<'_>, cause: &str) {
 }
 
 fn unsaid(error: CommandError) -> String {
-    outage(error).cause
+    outage(error).in_full()
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{
     Cache, Claim, CommandError, FillOutcome, Grant, LONGEST_LEASE, LoadToken, Outage,
 };
+use crate::causes::Explain;
 use crate::loader::{LoadError, LoadOutcome};
 use crate::plan::EffectOutcome;
 use crate::quantity::format_duration;
@@ -108,14 +109,15 @@ impl Unfilled {
     fn into_outcome(self) -> Result<EffectOutcome, Outage> {
         let again = |message: String| Ok(EffectOutcome::Retry { message, after: None });
         match self {
-            Self::Load(LoadError::Retry { after, message }) => {
-                Ok(EffectOutcome::Retry { message, after })
-            }
-            Self::Load(LoadError::NotAsked { after, message }) => {
-                Ok(EffectOutcome::NotTried { message, after })
-            }
-            Self::Load(LoadError::Refused { message }) => {
-                Ok(EffectOutcome::Dead { reason: Reason::LoaderRefused, message })
+            Self::Load(error) => {
+                let message = error.in_full();
+                Ok(match error {
+                    LoadError::Retry { after, .. } => EffectOutcome::Retry { message, after },
+                    LoadError::NotAsked { after, .. } => EffectOutcome::NotTried { message, after },
+                    LoadError::Refused { .. } => {
+                        EffectOutcome::Dead { reason: Reason::LoaderRefused, message }
+                    }
+                })
             }
             Self::Held => again("another load of the same key did not end in time".to_owned()),
             Self::Overtaken => again(format!(
@@ -336,8 +338,8 @@ impl<'f, S: Source> Filling<'f, S> {
     async fn load(&self, turn: S::Turn) -> Result<LoadOutcome, LoadError> {
         // Tags remember their invalidations for some time longer, and not for ever.
         tokio::time::timeout(LONGEST_LEASE, self.source.load(turn)).await.unwrap_or_else(|_| {
-            let message = format!("the load took more than {}", format_duration(LONGEST_LEASE));
-            Err(LoadError::Retry { after: None, message })
+            let cause = format!("the load took more than {}", format_duration(LONGEST_LEASE));
+            Err(LoadError::Retry { after: None, cause: cause.into() })
         })
     }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cache::Outage;
+use crate::causes::Explain;
 use crate::http::Readiness;
 use crate::telemetry::Metrics;
 
@@ -46,8 +47,9 @@ impl Gate {
             was_open
         });
         if closed {
-            warn!(cause = %outage.cause, "Redis is out: consuming pauses, deliveries in flight are held");
-            self.readiness.set_redis(Err(outage.cause.clone().into()));
+            let cause = outage.in_full();
+            warn!(cause, "Redis is out: consuming pauses, deliveries in flight are held");
+            self.readiness.set_redis(Err(cause.into()));
             self.metrics.set_paused("redis", true);
         }
     }

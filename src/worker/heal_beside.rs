@@ -16,7 +16,8 @@ use super::heal_state::Heals;
 use super::live::Live;
 use super::owed_heals::OwedHeals;
 use crate::cache::{Cache, Checkpoints, FieldChange, HealFrom, HealTurn, Outage, OwedHeal};
-use crate::ops::heal::{HealGuard, Healed, NotHealed, heal};
+use crate::causes::Explain;
+use crate::ops::heal::{HealGuard, Healed, heal};
 
 /// Time between two attempts at a heal.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -39,7 +40,7 @@ pub(super) async fn run(heals: Heals<'_>) {
             match save_once(owed, cache).await {
                 Ok(()) => owed.unsaved.notified().await,
                 Err(outage) => {
-                    debug!(cause = %outage, "Redis does not hold yet that a heal is owed");
+                    debug!(cause = outage.in_full(), "Redis does not hold yet that a heal is owed");
                     let _ = tokio::time::timeout(SAVE_AGAIN, owed.unsaved.notified()).await;
                 }
             }
@@ -100,7 +101,7 @@ async fn pay_if_due(heals: Heals<'_>) {
 async fn pay(heals: Heals<'_>) -> Result<(), String> {
     let Heals { config, registry, state, .. } = heals;
     let owed = &state.owed;
-    let redis = |outage: Outage| outage.cause;
+    let redis = |outage: Outage| outage.in_full();
     // A heal that an outage of Redis interrupted.
     let before = owed.change(|state| state.healing.clone());
     if let Some(before) = before {
@@ -108,7 +109,7 @@ async fn pay(heals: Heals<'_>) -> Result<(), String> {
         owed.stop_healing().await;
     }
     let cache = Cache::connect(&config.redis, &config.amqp.queue)
-        .map_err(|error| error.to_string())?
+        .map_err(|error| error.in_full())?
         .healing_beside();
     cache.probe().await.map_err(redis)?;
     let HealTurn::Ours(marks) = cache.take_heal_beside().await.map_err(outage).map_err(redis)?
@@ -193,8 +194,8 @@ async fn perform(
     let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
     let mut guard = HealGuard::begin(config, cache, progress);
-    guard.confirm_deaths().await.map_err(|outage| outage.cause)?;
-    guard.note(guard.found()).await.map_err(|outage| outage.cause)?;
+    guard.confirm_deaths().await.map_err(|outage| outage.in_full())?;
+    guard.note(guard.found()).await.map_err(|outage| outage.in_full())?;
     info!(%from, "{why}: applying the history again beside the events that come");
     let known = state.watermark.newest_sample();
     let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
@@ -240,8 +241,6 @@ async fn perform(
             "there is no history: a worker declares it again, and what the old one held is gone"
                 .to_owned(),
         ),
-        Err(NotHealed::Redis(outage)) => Err(outage.cause),
-        Err(NotHealed::Broker(error)) => Err(error.to_string()),
-        Err(NotHealed::History(cause)) => Err(cause),
+        Err(error) => Err(error.in_full()),
     }
 }

@@ -19,12 +19,7 @@ pub(super) fn now_ms() -> u64 {
 /// Returns an error of Redis as an outage. A refusal for good keeps a worker from working just as
 /// an outage does.
 pub(super) fn outage(error: CommandError) -> Outage {
-    match error {
-        CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => {
-            Outage::no_checkpoints(&cause)
-        }
-    }
+    error.outage_or(Outage::no_checkpoints)
 }
 
 /// Returns whether a worker that found neither queue nor history has nothing to heal. No checkpoint

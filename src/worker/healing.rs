@@ -17,6 +17,7 @@ use crate::broker::{BrokerError, Inspector, QueueState, RECONNECT_PAUSES};
 use crate::cache::{
     Checkpoints, CommandError, Doubt, Entered, HealDetails, HealTurn, Outage, Owed, OwedHeal,
 };
+use crate::causes::Explain;
 use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
 
 /// Time between two looks at the heal of another worker.
@@ -157,11 +158,11 @@ impl<'s> Healer<'s> {
                     continue;
                 }
                 Err(NotHealed::Redis(outage)) => return Err(outage.into()),
-                Err(NotHealed::History(cause)) => cause,
+                Err(NotHealed::History(error)) => error.in_full(),
                 Err(NotHealed::Broker(error)) => match Inspector::connect(&config.amqp).await {
                     Ok(inspector) => {
                         inspector.close().await;
-                        error.to_string()
+                        error.in_full()
                     }
                     Err(refused) if refused.is_final() => return Err(Unhealed::Broker(refused)),
                     Err(away) => {
@@ -198,11 +199,12 @@ impl<'s> Healer<'s> {
 
     async fn wait_for_broker(&self, away: &BrokerError, backoff: &mut Backoff) {
         let wait = backoff.next_delay(fastrand::f64());
-        warn!(cause = %away, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
+        let cause = away.in_full();
+        warn!(cause, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
         self.heals
             .readiness
             .set_healed(Err(
-                format!("Redis may have lost writes, and RabbitMQ is away: {away}").into()
+                format!("Redis may have lost writes, and RabbitMQ is away: {cause}").into()
             ));
         tokio::time::sleep(wait).await;
     }
@@ -243,7 +245,7 @@ impl<'s> Healer<'s> {
         // The log mentions a heal only if both servers were reached and a history exists.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none()
-            || inspector.queue(&inspector.names().history).await? == QueueState::Missing;
+            || matches!(inspector.queue(&inspector.names().history).await?, QueueState::Missing);
         inspector.close().await;
         let live = registry.load_full();
         let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());

@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use super::heal_state::Heals;
 use crate::broker::{BrokerError, Session};
 use crate::cache::CommandError;
+use crate::causes::Explain as _;
 
 /// Maximum time until Redis holds that a heal is owed. Otherwise the next look tries again.
 const SAVED_WITHIN: Duration = Duration::from_secs(5);
@@ -32,8 +33,8 @@ pub(super) async fn look(heals: Heals<'_>, session: &Session, saw_mark: &mut boo
 }
 
 async fn look_once(heals: Heals<'_>, session: &Session, saw_mark: &mut bool) -> Result<(), String> {
-    let broker = |error: BrokerError| error.to_string();
-    let redis = |error: CommandError| error.to_string();
+    let broker = |error: BrokerError| error.in_full();
+    let redis = |error: CommandError| error.in_full();
     let history_start = &heals.state.history_start;
     let name = session.broker().unwrap_or_default();
     match session.history_mark_exists().await.map_err(broker)? {

@@ -76,6 +76,7 @@ mod unread_deliveries;
 mod warm;
 mod yielding;
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -87,6 +88,7 @@ use tracing::warn;
 
 use crate::broker::{BrokerError, LaneName, Signer};
 use crate::cache::{Cache, CacheError, Outage};
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::http::Readiness;
 use crate::loader::{LoaderProblems, Loaders};
@@ -134,6 +136,18 @@ pub enum StartError {
     /// The registry's loaders cannot be used.
     #[error(transparent)]
     Loaders(#[from] LoaderProblems),
+}
+
+impl Explain for StartError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Broker(error) => error.advice(),
+            Self::Cache(error) => error.advice(),
+            Self::Redis(outage) => outage.advice(),
+            Self::Loaders(problems) => problems.advice(),
+            Self::SharedMarks(_) => None,
+        }
+    }
 }
 
 /// The tokens that end the worker.

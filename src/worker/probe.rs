@@ -7,6 +7,7 @@ use tracing::warn;
 use super::gate::Gate;
 use super::healing::{Healer, Unhealed};
 use crate::cache::Cache;
+use crate::causes::Explain;
 use crate::http::Readiness;
 use crate::telemetry::mentioned_if_slow;
 
@@ -54,20 +55,22 @@ pub(super) async fn keep_open(
             }
             Err(refused) if refused.needs_person() && !opened_before => return refused,
             Err(Unhealed::Broker(error)) => {
+                let cause = error.in_full();
                 readiness
                     .set_healed(Err(
-                        format!("the history cannot be read to heal Redis: {error}").into()
+                        format!("the history cannot be read to heal Redis: {cause}").into()
                     ));
-                warn!(cause = %error, "the history cannot be read to heal Redis");
+                warn!(cause, "the history cannot be read to heal Redis");
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
             // It never occurs after the gate was open.
             Err(refused @ Unhealed::SharedMarks(_)) => return refused,
             Err(Unhealed::Redis(outage)) => {
-                readiness.set_redis(Err(outage.cause.clone().into()));
-                if logged.as_ref() != Some(&outage.cause) {
-                    warn!(cause = %outage.cause, "waiting for Redis");
-                    logged = Some(outage.cause);
+                let cause = outage.in_full();
+                readiness.set_redis(Err(cause.clone().into()));
+                if logged.as_ref() != Some(&cause) {
+                    warn!(cause, "waiting for Redis");
+                    logged = Some(cause);
                 }
             }
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::live::{CurrentRegistry, Live};
+use crate::causes::Explain;
 use crate::config::RegistryConfig;
 use crate::registry::{self, Diagnostics, LoadOptions, LoadedRegistry, Registry, run_examples};
 use crate::telemetry::Metrics;
@@ -84,7 +85,7 @@ pub(super) async fn watch(
                 refuse(current, metrics, &problems);
             }
             Err(panicked) => {
-                error!(digest = %digest_judged, error = %panicked, "loading the changed registry panicked, the last good one stays");
+                error!(digest = %digest_judged, error = panicked.in_full(), "loading the changed registry panicked, the last good one stays");
                 refuse(current, metrics, &panicked);
             }
         }

@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::in_flight::InFlight;
 use super::live::CurrentRegistry;
 use crate::cache::{Cache, CommandError, ReportedWorker, WorkerReport};
+use crate::causes::chain;
 use crate::http::Readiness;
 use crate::quantity::format_duration;
 
@@ -74,7 +75,7 @@ impl<'s> Reporter<'s> {
                 Err(CommandError::Outage(outage)) => gate.close(&outage),
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                     if !std::mem::replace(&mut self.refused, true) {
-                        warn!(%cause, "cannot tell Redis of this worker: `unstale status` does not see it");
+                        warn!(cause = %chain(&cause), "cannot tell Redis of this worker: `unstale status` does not see it");
                     }
                 }
             }

@@ -15,6 +15,7 @@ use crate::broker::{
     copy_to,
 };
 use crate::cache::LowWatermark;
+use crate::causes::Cause;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
 use crate::plan::{Destination, RepublishOrder};
 use crate::telemetry::{EventLog, Metrics, Republished};
@@ -278,7 +279,7 @@ async fn confirmed(
                 }
                 // A queue is missing or refuses this worker. A new session finds or declares it, or
                 // reports the fault.
-                Err(error) => return Err(SessionEnded::new(error.to_string())),
+                Err(error) => return Err(SessionEnded::new(Cause::new(error))),
             }
         }
         if again.is_empty() {

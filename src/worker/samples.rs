@@ -9,6 +9,7 @@ use super::gate::Gate;
 use super::history_start::HistoryStart;
 use super::low_watermark::Watermark;
 use crate::broker::{BrokerError, History};
+use crate::causes::Explain;
 use crate::config::{AmqpConfig, Config};
 
 /// Time between two samples.
@@ -33,7 +34,10 @@ pub(super) async fn run(
         let pause = match sample(&config.amqp, (watermark, history_start), &mut history).await {
             Ok(()) => INTERVAL,
             Err(error) => {
-                debug!(cause = %error, "where the history ends is not known: a heal begins from times alone");
+                debug!(
+                    cause = error.in_full(),
+                    "where the history ends is not known: a heal begins from times alone"
+                );
                 history = None;
                 FAILED_PAUSE
             }

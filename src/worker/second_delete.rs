@@ -10,6 +10,7 @@ use super::drain;
 use super::gate::Gate;
 use super::live::CurrentRegistry;
 use crate::cache::{Cache, CommandError, DueSecondDelete, SecondDelete, new_token};
+use crate::causes::chain;
 use crate::registry::{Registry, Verb};
 
 /// Time between two looks, and so the maximum delay of a second delete.
@@ -37,6 +38,7 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
                 Duration::ZERO
             }
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) && registry.load().registry.has_second_deletes()
                 {
                     warn!(%cause, "second passes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");

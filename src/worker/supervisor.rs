@@ -26,6 +26,7 @@ use crate::broker::{
     SessionWatch, Start, Waiting,
 };
 use crate::cache::CommandError;
+use crate::causes::{Cause, Explain, chain};
 use crate::http::Readiness;
 use crate::telemetry::{Metrics, mentioned_if_slow};
 
@@ -134,7 +135,7 @@ impl<'s> Supervisor<'s> {
                                 // limit has removed the message.
                                 backoff.reset();
                             }
-                            ended.to_string()
+                            ended.in_full()
                         }
                     }
                 }
@@ -145,7 +146,7 @@ impl<'s> Supervisor<'s> {
                     // that it was missing.
                     self.saw_deletion |=
                         self.stood_before && matches!(failed, BrokerError::Topology(_));
-                    failed.to_string()
+                    failed.in_full()
                 }
             };
             let wait = backoff.next_delay(fastrand::f64());
@@ -259,7 +260,7 @@ impl<'s> Supervisor<'s> {
                 Some(Ok(())) => self.compared = true,
                 // Redis is out. The next session waits for it at its start.
                 Some(Err(error)) => {
-                    return Err(SessionEnded::new(heal_record::outage(error).cause));
+                    return Err(SessionEnded::new(Cause::new(heal_record::outage(error))));
                 }
                 None => return Ok(LaneEnd::Stopped),
             }
@@ -438,7 +439,7 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
             Ok(()) => return shared.heal_state.owed.owe_what_was_deleted(saw_deletion).await,
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
-                warn!(%cause, "the signing secret cannot be had from Redis: nothing is consumed");
+                warn!(cause = %chain(&cause), "the signing secret cannot be had from Redis: nothing is consumed");
                 tokio::time::sleep(SECRET_PAUSE).await;
             }
         }
@@ -466,7 +467,7 @@ async fn bind(registry: &CurrentRegistry, session: &Session) -> SessionEnded {
                 added = ?rebound.added, left_bound = ?rebound.left_bound,
                 "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
             ),
-            Err(error) => return SessionEnded::new(error.to_string()),
+            Err(error) => return SessionEnded::new(Cause::new(error)),
         }
     }
 }

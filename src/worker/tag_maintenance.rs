@@ -19,6 +19,7 @@ use super::drain;
 use super::gate::Gate;
 use super::live::CurrentRegistry;
 use crate::cache::{Asides, Cache, CommandError, Eviction, Outage, SCAN_STEP, new_token};
+use crate::causes::chain;
 use crate::telemetry::Metrics;
 
 /// Time after which an unrenewed lock ends, so that another worker follows a dead one. It exceeds
@@ -67,6 +68,7 @@ pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
         match error {
             CommandError::Outage(outage) => gate.close(&outage),
             CommandError::Refused(cause) | CommandError::Failed(cause) => {
+                let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) {
                     info!(
                         %cause,

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use unstale::causes::Explain;
 use unstale::http::{self, Readiness};
 use unstale::telemetry::Metrics;
 
@@ -104,7 +105,7 @@ async fn a_client_that_never_finishes_does_not_delay_the_end_of_the_http_server(
 #[tokio::test]
 async fn an_http_address_in_use_is_an_error_that_names_its_setting() {
     let server = start().await;
-    let message = http::bind(server.addr).await.unwrap_err().to_string();
+    let message = http::bind(server.addr).await.unwrap_err().in_full();
     assert!(message.starts_with("UNSTALE_HTTP_ADDR: cannot listen on 127.0.0.1:"), "{message}");
 }
 

@@ -1,9 +1,11 @@
 //! Least privileges: those in `docs/reference` suffice for everything the worker does, and one less
 //! does not.
 
+mod commands;
 mod lost;
 mod rabbitmq;
 mod redis_acl;
+mod stage;
 
 const RABBITMQ: &str = include_str!("../../docs/reference/rabbitmq-permissions.md");
 pub(crate) const REDIS: &str = include_str!("../../docs/reference/redis-permissions.md");

@@ -8,9 +8,11 @@ use tokio::time::timeout;
 
 use super::super::consume::consume;
 use super::super::convert::{long, short};
-use super::super::failure::{BrokerError, HistoryProblem, Refusal};
-use super::super::link::{ANSWER_TIMEOUT, Link, answered};
-use super::super::reply_text;
+use super::super::failure::{BrokerError, HistoryProblem};
+use super::super::link::{ANSWER_TIMEOUT, Link, answered, no_answer};
+use super::super::refusal::{AmqpError, Refusal};
+use super::super::reply_text::{Precondition, precondition_failed};
+use crate::causes::Cause;
 
 /// Consumer argument that sets where to attach. Each delivery has a header of the same name with
 /// its offset.
@@ -45,15 +47,14 @@ pub(super) async fn attach(
     offset: AMQPValue,
 ) -> Result<Reading, BrokerError> {
     let Some(name) = short(queue) else {
-        return Err(BrokerError::Settings(format!(
-            "UNSTALE_QUEUE makes a name that is too long: {queue}"
-        )));
+        let cause = format!("UNSTALE_QUEUE makes a name that is too long: {queue}");
+        return Err(BrokerError::Settings(cause.into()));
     };
     let channel = link.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert(STREAM_OFFSET.into(), offset);
     let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, prefetch, arguments)).await;
-    let consumer = started.map_err(|_| no_answer())?.map_err(|error| refused(queue, &error))?;
+    let consumer = started.map_err(|_| silent())?.map_err(|error| refused(queue, error))?;
     Ok(Reading { channel, consumer })
 }
 
@@ -70,8 +71,8 @@ pub(super) fn given(consumer: &mut Consumer, queue: &str) -> Result<Option<u64>,
                 .and_then(offset);
             offset.map(Some).ok_or_else(|| not_a_stream(queue))
         }
-        Some(Some(Err(error))) => Err(refused(queue, &error)),
-        Some(None) => Err(BrokerError::Unreachable(cancelled(queue))),
+        Some(Some(Err(error))) => Err(refused(queue, error)),
+        Some(None) => Err(BrokerError::Unreachable(cancelled(queue).into())),
     }
 }
 
@@ -84,20 +85,27 @@ pub(super) async fn has_replica(link: &Link, queue: &str) -> Result<(), BrokerEr
     let mut arguments = FieldTable::default();
     arguments.insert(STREAM_OFFSET.into(), long("next"));
     let started = timeout(ANSWER_TIMEOUT, consume(&channel, 1, name, 1, arguments)).await;
-    match started.map_err(|_| no_answer())? {
+    match started.map_err(|_| silent())? {
         // A failed close changes nothing.
         Ok(_) => drop(answered(channel.close(200, "bye".into())).await),
-        Err(error) => match Refusal::from(&error) {
-            Refusal::Differs(words) if reply_text::has_no_replica(&words) => {
-                return Err(BrokerError::Unreachable(format!(
-                    "{words}: name a node that has one in UNSTALE_AMQP_URL, or give this one a replica (rabbitmq-streams add_replica)"
-                )));
+        Err(error) => match Refusal::from(error) {
+            Refusal::Differs(error)
+                if precondition_failed(error.text()) == Precondition::NoReplica =>
+            {
+                return Err(BrokerError::Unreachable(Cause::new(NoReplica(error))));
             }
             _ => {}
         },
     }
     Ok(())
 }
+
+/// Refusal of a node without a replica.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the node cannot serve the history: name a node that has a replica in UNSTALE_AMQP_URL, or give this one a replica (rabbitmq-streams add_replica)"
+)]
+struct NoReplica(#[source] AmqpError);
 
 /// Returns whether the broker counts messages in the stream; false if the user may not look.
 ///
@@ -109,50 +117,56 @@ pub(super) async fn counts_any(link: &Link, queue: &str) -> Result<bool, BrokerE
         QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let asked =
         timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
-    match asked.map_err(|_| no_answer())? {
+    match asked.map_err(|_| silent())? {
         Ok(declared) => {
             // A failed close changes nothing.
             drop(answered(channel.close(200, "bye".into())).await);
             Ok(declared.message_count() > 0)
         }
-        Err(error) => match Refusal::from(&error) {
+        Err(error) => match Refusal::from(error) {
             Refusal::Forbidden(_) if link.is_connected() => Ok(false),
-            _ => Err(refused(queue, &error)),
+            refusal => Err(explained(queue, refusal)),
         },
     }
 }
 
-pub(super) fn refused(queue: &str, error: &lapin::Error) -> BrokerError {
-    let problem = |problem: HistoryProblem, words: String| BrokerError::History {
+pub(super) fn refused(queue: &str, error: lapin::Error) -> BrokerError {
+    explained(queue, Refusal::from(error))
+}
+
+fn explained(queue: &str, refusal: Refusal) -> BrokerError {
+    let problem = |problem: HistoryProblem, error: AmqpError| BrokerError::History {
         problem,
         queue: queue.to_owned(),
-        words,
+        cause: error.into(),
     };
-    match Refusal::from(error) {
-        Refusal::Missing(words) => problem(HistoryProblem::Missing, words),
-        Refusal::Forbidden(words) => problem(HistoryProblem::Forbidden, words),
-        Refusal::Differs(words) if reply_text::is_not_a_stream(&words) => not_a_stream(queue),
-        Refusal::Passing(words) if reply_text::is_unserved(&words) => {
-            problem(HistoryProblem::Broken, words)
+    match refusal {
+        Refusal::Missing(error) => problem(HistoryProblem::Missing, error),
+        Refusal::Forbidden(error) => problem(HistoryProblem::Forbidden, error),
+        Refusal::Differs(error)
+            if precondition_failed(error.text()) == Precondition::NotAStream =>
+        {
+            not_a_stream(queue)
         }
+        Refusal::Passing(error) if error.is_unserved() => problem(HistoryProblem::Broken, error),
         // In a cluster: the node has no replica, or not yet. Another node of the list may have one.
-        Refusal::Differs(words) | Refusal::Unsupported(words) | Refusal::Passing(words) => {
-            BrokerError::Unreachable(words)
+        Refusal::Differs(error) | Refusal::Unsupported(error) | Refusal::Passing(error) => {
+            BrokerError::Unreachable(error.into())
         }
     }
 }
 
 pub(super) fn not_a_stream(queue: &str) -> BrokerError {
-    let words = "a queue of another type has that name".to_owned();
-    BrokerError::History { problem: HistoryProblem::NotAStream, queue: queue.to_owned(), words }
+    let cause = "a queue of another type has that name".into();
+    BrokerError::History { problem: HistoryProblem::NotAStream, queue: queue.to_owned(), cause }
 }
 
 pub(super) fn cancelled(queue: &str) -> String {
     format!("the broker cancelled the consumer of `{queue}`: the stream was deleted or has moved")
 }
 
-fn no_answer() -> BrokerError {
-    BrokerError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+fn silent() -> BrokerError {
+    BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT))
 }
 
 pub(super) fn long_long(offset: u64) -> AMQPValue {

@@ -11,7 +11,6 @@ use lapin::types::AMQPValue;
 use tokio::time::timeout;
 
 use super::super::failure::BrokerError;
-use super::super::reply_text::is_internal_error;
 use super::attach::{Attached, long_long};
 use super::survey::{attach_all, comes, comes_before};
 use super::{History, cause};
@@ -20,13 +19,15 @@ use super::{History, cause};
 const CAUSE_WITHIN: Duration = Duration::from_millis(200);
 
 impl History {
-    /// Returns why the connection ended; `error` may be only a consequence.
-    pub(super) async fn cause_of(&mut self, error: &BrokerError) -> String {
-        let Some(connected) = &mut self.connected else { return error.to_string() };
-        match timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some)).await {
-            Ok(ended) => format!("{error}: {}", cause(ended.ok().as_deref())),
-            Err(_) => error.to_string(),
+    /// Returns whether the broker itself failed. `error` may be only a consequence of that.
+    pub(super) async fn broker_failed(&mut self, error: &BrokerError) -> bool {
+        if error.is_internal_error() {
+            return true;
         }
+        let Some(connected) = &mut self.connected else { return false };
+        timeout(CAUSE_WITHIN, connected.ended.wait_for(Option::is_some))
+            .await
+            .is_ok_and(|ended| cause(ended.ok().as_deref()).is_internal_error())
     }
 
     /// Moves on to the next offset that the broker can read, and notes those between.
@@ -88,8 +89,11 @@ impl History {
         match tried {
             Ok(attached) => Ok(attached),
             Err(error) => {
-                let cause = self.cause_of(&error).await;
-                if is_internal_error(&cause) { Ok(Attached::Unreadable) } else { Err(error) }
+                if self.broker_failed(&error).await {
+                    Ok(Attached::Unreadable)
+                } else {
+                    Err(error)
+                }
             }
         }
     }

@@ -1,7 +1,5 @@
 //! The broker's failures to read a message of the history.
 
-use super::super::reply_text::is_internal_error;
-
 /// Failures at one offset before it counts as unreadable.
 const FAILURES_MAX: u32 = 3;
 
@@ -13,14 +11,10 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// Notes the end of a connection if the broker failed. Returns whether it did.
-    pub(super) fn note(&mut self, at: u64, cause: &str) -> bool {
-        let failed = is_internal_error(cause);
-        if failed {
-            self.count = if self.at == at { self.count + 1 } else { 1 };
-            self.at = at;
-        }
-        failed
+    /// Notes a failure of the broker.
+    pub(super) fn note(&mut self, at: u64) {
+        self.count = if self.at == at { self.count + 1 } else { 1 };
+        self.at = at;
     }
 
     pub(super) fn are_many_at(&self, at: u64) -> bool {
@@ -39,19 +33,9 @@ mod tests {
     #[test]
     fn three_failures_of_the_broker_at_one_offset_are_many() {
         let mut failures = Failures::default();
-        for (at, cause, failed, many) in [
-            (7, "connection reset", false, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (7, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, false),
-            (8, "INTERNAL_ERROR", true, true),
-        ] {
-            assert_eq!(
-                (failures.note(at, cause), failures.are_many_at(at)),
-                (failed, many),
-                "{at} {cause}"
-            );
+        for (at, many) in [(7, false), (7, false), (8, false), (8, false), (8, true)] {
+            failures.note(at);
+            assert_eq!(failures.are_many_at(at), many, "{at}");
         }
         failures.forget();
         assert!(!failures.are_many_at(8));

@@ -222,9 +222,9 @@ impl History {
             }
             Ok(_) => {}
             Err(error) => {
-                let cause = self.cause_of(error).await;
-                // Messages before the unreadable one may still come, one at a time.
-                if self.failures.note(self.next, &cause) {
+                if self.broker_failed(error).await {
+                    self.failures.note(self.next);
+                    // Messages before the unreadable one may still come, one at a time.
                     self.cautious_for = CHUNK;
                 }
                 self.connected = None;
@@ -277,7 +277,7 @@ impl History {
         let (mut newest, mut behind, mut bytes) = (0, self.next, 0);
         while let Some(next) = arrived {
             let delivery = next
-                .ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue)))?
+                .ok_or_else(|| BrokerError::Unreachable(attach::cancelled(&self.queue).into()))?
                 .map_err(SessionEnded::from)?;
             newest = delivery.delivery_tag;
             let mut delivery = Delivery::new(0, delivery);

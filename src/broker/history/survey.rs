@@ -18,7 +18,6 @@ use tokio::time::{Instant, sleep};
 use super::super::convert::long;
 use super::super::failure::BrokerError;
 use super::super::link::{ANSWER_TIMEOUT, answered};
-use super::super::reply_text::is_internal_error;
 use super::attach::{self, Attached, Reading, given, long_long};
 use super::{Connected, History};
 
@@ -118,8 +117,11 @@ impl History {
         };
         let surveyed = match surveyed {
             Err(error) => {
-                let cause = self.cause_of(&error).await;
-                if is_internal_error(&cause) { self.survey_apart(places).await } else { Err(error) }
+                if self.broker_failed(&error).await {
+                    self.survey_apart(places).await
+                } else {
+                    Err(error)
+                }
             }
             surveyed => surveyed,
         };
@@ -251,10 +253,11 @@ pub(super) async fn survey(
             && probes[1..before].iter().any(|probe| probe.first.is_none()))
     {
         if Instant::now() >= deadline {
-            return Err(BrokerError::Unreachable(format!(
+            let cause = format!(
                 "the history's first message did not come within {} s",
                 ANSWER_TIMEOUT.as_secs()
-            )));
+            );
+            return Err(BrokerError::Unreachable(cause.into()));
         }
         round(connected, queue, &mut probes).await?;
         quiet_rounds += 1;

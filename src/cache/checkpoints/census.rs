@@ -11,6 +11,7 @@ use super::super::failure::CommandError;
 use super::super::script::CHECKPOINT_CENSUS;
 use super::super::{Cache, lifetime};
 use super::{Checkpoints, FRESH};
+use crate::causes::Cause;
 
 /// Field of the count.
 const CENSUS: &str = "census";
@@ -88,7 +89,7 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn leave_count(&self, count: LastCount) -> Result<(), CommandError> {
         let text = serde_json::to_string(&count)
-            .map_err(|error| CommandError::Failed(error.to_string()))?;
+            .map_err(|error| CommandError::Failed(Cause::new(error)))?;
         let leave = |place: usize| {
             let mut command = self.checkpoint_call(&CHECKPOINT_CENSUS, place);
             command.arg(self.id()).arg(lifetime::millis(FRESH)).arg(&text);

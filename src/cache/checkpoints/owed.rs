@@ -10,6 +10,7 @@ use super::super::failure::CommandError;
 use super::super::script::{HEAL_BESIDE, HEAL_BESIDE_END};
 use super::super::{Cache, lifetime};
 use super::{Checkpoints, FieldChange, HEAL_LOCK, HealFrom, HealTurn, read_answer};
+use crate::causes::Cause;
 
 /// Prefix of the field of a heal that a worker owes.
 const OWED: &str = "owed:";
@@ -94,7 +95,7 @@ impl Cache {
     pub async fn owe_heal(&self, owed: &OwedHeal) -> Result<(), CommandError> {
         let field = owed.field(self.id());
         let text =
-            serde_json::to_string(owed).map_err(|error| CommandError::Failed(error.to_string()))?;
+            serde_json::to_string(owed).map_err(|error| CommandError::Failed(Cause::new(error)))?;
         self.ask_all(|_| {
             self.checkpoint_hashes
                 .iter()

@@ -254,10 +254,7 @@ impl Cache {
         match answers {
             Ok((answers, _)) if answers.iter().all(|answer| *answer == Value::Int(1)) => Ok(()),
             Ok(_) => Err(Outage::new("the turn to heal Redis is another worker's now")),
-            Err(CommandError::Outage(outage)) => Err(outage),
-            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
-                Err(Outage::no_checkpoints(&cause))
-            }
+            Err(error) => Err(error.outage_or(Outage::no_checkpoints)),
         }
     }
 }

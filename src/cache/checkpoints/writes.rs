@@ -67,12 +67,9 @@ impl Cache {
                 self.own_checkpoints.change(|state| state.note_write(write));
                 Ok(())
             }
-            Value::ServerError(error) => Err(match failure::classify("checkpoints", error) {
-                CommandError::Outage(outage) => outage,
-                CommandError::Refused(cause) | CommandError::Failed(cause) => {
-                    Outage::no_checkpoints(&cause)
-                }
-            }),
+            Value::ServerError(error) => {
+                Err(failure::classify("checkpoints", error).outage_or(Outage::no_checkpoints))
+            }
             _ => Err(Outage::broke_checkpoint()),
         }
     }

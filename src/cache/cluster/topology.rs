@@ -13,11 +13,12 @@ use url::Url;
 use super::super::address::Address;
 use super::super::answer::text;
 use super::super::connection_state::Connect;
-use super::super::failure::{self, CacheError, CommandError, Outage};
+use super::super::failure::{self, CacheError, Outage};
 use super::super::side_keys;
 use super::super::slot::{self, SLOTS};
 use super::super::socket::{self, Socket};
 use super::nodes::{Node, Nodes};
+use crate::causes::Cause;
 use crate::config::{RedisConfig, TlsConfig};
 
 /// Maximum time to wait for other nodes after the first answer. One of them may know a later
@@ -96,7 +97,7 @@ impl Topology {
 
     fn client(&self, address: &Address) -> Result<redis::Client, Outage> {
         let url = address.in_url(&self.url)?;
-        socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))
+        socket::client(&url, &self.tls).map_err(|error| Outage::new(Cause::new(error)))
     }
 
     /// Returns the answer of the node with the latest knowledge, among those that answer in time.
@@ -138,12 +139,9 @@ impl Topology {
         let answers = socket.ask(&questions).await?;
         for answer in &answers {
             if let Value::ServerError(error) = answer {
-                return Err(match failure::classify("CLUSTER SLOTS", error) {
-                    CommandError::Outage(outage) => outage,
-                    CommandError::Refused(cause) | CommandError::Failed(cause) => {
-                        failure::no_cluster(&cause)
-                    }
-                });
+                return Err(
+                    failure::classify("CLUSTER SLOTS", error).outage_or(failure::no_cluster)
+                );
             }
         }
         let [info, slots] = answers.as_slice() else {
@@ -191,7 +189,7 @@ impl Connect for Topology {
             )));
         }
         let connecting = primaries.iter().map(|(address, slots)| async move {
-            let named = |outage: Outage| Outage { cause: format!("{address}: {outage}"), ..outage };
+            let named = |outage: Outage| outage.at_node(address);
             self.node(address, slots).await.map(Arc::new).map_err(named)
         });
         Ok(Arc::new(Nodes::new(try_join_all(connecting).await?, owners)))

@@ -11,8 +11,9 @@ use url::Url;
 use super::super::address::Address;
 use super::super::answer::text;
 use super::super::connection_state::LiveConnection;
-use super::super::failure::{self, CacheError, CommandError, Outage};
+use super::super::failure::{self, CacheError, Outage};
 use super::super::socket::{self, Socket};
+use crate::causes::Cause;
 use crate::config::{RedisConfig, TlsConfig};
 
 /// Maximum time to wait for the sentinels' answers. One that is away must not delay the answers of
@@ -101,7 +102,7 @@ impl SentinelPrimary {
         let address = self.sentinels.primary().await?;
         let url = address.in_url(&self.url)?;
         let client =
-            socket::client(&url, &self.tls).map_err(|error| Outage::new(error.to_string()))?;
+            socket::client(&url, &self.tls).map_err(|error| Outage::new(Cause::new(error)))?;
         let socket = Arc::new(Socket::connect(&client).await?);
         is_primary(&socket).await?;
         tracing::info!(primary = %address, "redis primary found");
@@ -138,12 +139,9 @@ async fn is_primary(socket: &Socket) -> Result<(), Outage> {
     let mut role = Pipeline::new();
     role.cmd("ROLE");
     match socket.ask(&role).await?.into_iter().next() {
-        Some(Value::ServerError(error)) => match failure::classify("ROLE", &error) {
-            CommandError::Outage(outage) => Err(outage),
-            CommandError::Refused(cause) | CommandError::Failed(cause) => {
-                Err(failure::no_right_to_role(&cause))
-            }
-        },
+        Some(Value::ServerError(error)) => {
+            Err(failure::classify("ROLE", &error).outage_or(failure::no_right_to_role))
+        }
         Some(Value::Array(role)) if role.first().and_then(text) == Some("master") => Ok(()),
         _ => Err(Outage::new(
             "Redis is a replica that the sentinels name as the primary: a failover is in progress",

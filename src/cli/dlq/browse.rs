@@ -5,10 +5,11 @@ use std::io::{self, Write as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::super::CliError;
 use super::super::reach::{answer_of, reach};
+use super::super::{CliError, Exit};
 use crate::broker::{DeadLetter, DeadLetters, Signer};
 use crate::cache::Cache;
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, Letter};
 
@@ -26,11 +27,12 @@ const MANY_LOOKS: u64 = 15;
 /// all of its effects.
 pub(super) async fn signer(config: &Config) -> Result<Signer, CliError> {
     let signer = Signer::default();
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
+    let cache =
+        Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::of(Exit::Usage))?;
     let asked = async {
         match cache.probe().await {
-            Ok(()) => cache.signing_secret(None).await.map_err(|error| error.to_string()),
-            Err(outage) => Err(outage.to_string()),
+            Ok(()) => cache.signing_secret(None).await.map_err(|error| error.in_full()),
+            Err(outage) => Err(outage.in_full()),
         }
     };
     let secret = answer_of("Redis", asked).await?;
@@ -91,7 +93,7 @@ pub(super) async fn browse(
         let batch = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(CliError::stopped("interrupted before anything was changed")),
-            batch = letters.next_batch(BATCH) => batch.map_err(CliError::unavailable)?,
+            batch = letters.next_batch(BATCH) => batch.map_err(CliError::of(Exit::Unavailable))?,
         };
         if batch.is_empty() {
             progress.finish_and_clear();
@@ -124,7 +126,7 @@ pub(super) async fn close<T>(
         )?;
     }
     let outcome = outcome?;
-    closed.map_err(CliError::unavailable)?;
+    closed.map_err(CliError::of(Exit::Unavailable))?;
     Ok(outcome)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
-use super::super::CliError;
+use super::super::{CliError, Exit};
 use crate::broker::DeadLetters;
 use crate::ops::dead_letters::Letter;
 
@@ -77,7 +77,8 @@ impl Canary {
     pub(super) async fn wait_settled(&self, letters: &DeadLetters) -> Result<(), CliError> {
         let (began, mut quiet_since) = (Instant::now(), None);
         loop {
-            let waiting = letters.waiting_for_workers().await.map_err(CliError::unavailable)?;
+            let waiting =
+                letters.waiting_for_workers().await.map_err(CliError::of(Exit::Unavailable))?;
             let now = Instant::now();
             if waiting > 0 {
                 quiet_since = None;
@@ -85,7 +86,7 @@ impl Canary {
                 return Ok(());
             }
             if waiting > 0 && began.elapsed() > SETTLE_TIMEOUT {
-                return Err(CliError::stopped(format_args!(
+                return Err(CliError::stopped(format!(
                     "stopped: workers have not settled the replayed events within {} s, and {waiting} still wait",
                     SETTLE_TIMEOUT.as_secs()
                 ))

@@ -113,10 +113,10 @@ async fn drop_selected(
     let progress = progress(u32::try_from(tags.len()).unwrap_or(u32::MAX), "dropped");
     for some in tags.chunks(BATCH) {
         if stop.is_cancelled() {
-            return Err(CliError::stopped(format_args!("interrupted: dropped {dropped} of {all}")));
+            return Err(CliError::stopped(format!("interrupted: dropped {dropped} of {all}")));
         }
         letters.take(some).await.map_err(|ended| {
-            CliError::stopped(format_args!("dropped {dropped} of {all}: {ended}"))
+            CliError::stopped(format!("dropped {dropped} of {all}")).because(&ended)
         })?;
         dropped += some.len();
         progress.inc(some.len() as u64);
@@ -139,7 +139,7 @@ async fn asked(question: &str, stop: &CancellationToken) -> Result<bool, CliErro
     tokio::select! {
         () = stop.cancelled() => Err(CliError::stopped("interrupted: dropped nothing")),
         answer = answer => {
-            let answer = answer.map_err(CliError::internal)?.map_err(CliError::internal)?;
+            let answer = answer.map_err(CliError::of(Exit::Internal))?.map_err(CliError::of(Exit::Internal))?;
             Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
         }
     }

@@ -60,7 +60,7 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CliEr
     let (total, queue) = (letters.total() as usize, letters.queue().to_owned());
     let filter = args.selection.filter();
     if args.json {
-        let mut spool = Spool::new().map_err(CliError::usage)?;
+        let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
         let outcome = spool_lines(&mut letters, config, &filter, &stop, &mut spool).await;
         close(letters, outcome).await?;
         spool.write_to(args.selection.limit(), &mut BufWriter::new(io::stdout().lock()))?;
@@ -87,7 +87,7 @@ async fn list_waiting(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let filter = args.selection.filter();
-    let mut spool = Spool::new().map_err(CliError::usage)?;
+    let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
     let mut selected = Vec::new();
     let mut steps = Vec::new();
     for (delay, queue) in Names::new(&config.amqp.queue, &config.amqp.retry_delays).retry {

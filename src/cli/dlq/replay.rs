@@ -20,6 +20,7 @@ use super::select::{Grouping, Selection};
 use super::text;
 use crate::broker::{DeadLetter, DeadLetters, PublishError, Publisher};
 use crate::cache::{Cache, LowWatermark};
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::dead_letters::{
     Candidates, Chosen, Filter, GroupBy, Letter, groups, keep_oldest, replay_batch,
@@ -88,7 +89,8 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
         return dry_run(args, config, letters, &stop).await;
     }
     let publisher = reach(async || Publisher::connect(&config.amqp).await).await?;
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
+    let cache =
+        Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::of(Exit::Usage))?;
     let checkpoint = if config.heals() { checkpoint(&cache).await? } else { None };
     let progress = progress(letters.total(), "looked at");
     let queue = letters.names().main.clone();
@@ -140,7 +142,8 @@ async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliE
         Err(outage) => {
             writeln!(
                 io::stderr(),
-                "warning: {outage}: replaying without a checkpoint, so a heal may not repeat the effects of these letters"
+                "warning: {}: replaying without a checkpoint, so a heal may not repeat the effects of these letters",
+                outage.in_full()
             )?;
             Ok(None)
         }
@@ -195,12 +198,12 @@ struct Replay<'r> {
     first_problem: Option<PublishError>,
 }
 
-fn run_again(why: impl std::fmt::Display) -> CliError {
-    CliError::stopped(why).help(RUN_AGAIN)
+fn run_again(why: impl Explain) -> CliError {
+    CliError::of(Exit::No)(why).help(RUN_AGAIN)
 }
 
 fn interrupted() -> CliError {
-    run_again("interrupted")
+    CliError::stopped("interrupted").help(RUN_AGAIN)
 }
 
 impl Replay<'_> {
@@ -219,7 +222,8 @@ impl Replay<'_> {
         self.progress.finish_and_clear();
         match self.first_problem.take() {
             Some(problem) => {
-                Err(run_again(format_args!("{} left behind: {problem}", text::letters(self.left))))
+                let left = format!("{} left behind", text::letters(self.left));
+                Err(CliError::stopped(left).because(&problem).help(RUN_AGAIN))
             }
             None => Ok(()),
         }
@@ -239,8 +243,12 @@ impl Replay<'_> {
     }
 
     /// Returns the error of a look at all letters, which leaves the rest of the replay undone.
-    fn look_failed(&self, error: CliError) -> CliError {
-        if self.stop.is_cancelled() { interrupted() } else { CliError::stopped(error.message) }
+    fn look_failed(&self, mut error: CliError) -> CliError {
+        if self.stop.is_cancelled() {
+            return interrupted();
+        }
+        error.exit = Exit::No;
+        error
     }
 
     /// Replays a few letters, and then larger parts while few enough of them have failed again.
@@ -276,7 +284,7 @@ impl Replay<'_> {
             .map_err(|error| self.look_failed(error))?;
             self.letters.rewind().await.map_err(run_again)?;
             if failures >= most_failures {
-                return Err(CliError::stopped(format_args!(
+                return Err(CliError::stopped(format!(
                     "stopped: {failures} of {} became dead letters again; the rest is unchanged",
                     text::letters(self.done)
                 )));
@@ -351,12 +359,12 @@ impl Replay<'_> {
         }
         self.unrecorded += replayed.unrecorded;
         if let Some(problem) = replayed.history_problem {
-            return Err(CliError::stopped(format_args!(
-                "{} left behind, because stream `{}` does not take them: {problem}",
+            let left = format!(
+                "{} left behind, because stream `{}` does not take them",
                 text::letters(self.left),
                 self.letters.names().history
-            ))
-            .help(NO_HISTORY));
+            );
+            return Err(CliError::stopped(left).because(&problem).help(NO_HISTORY));
         }
         match replayed.problem {
             // Every further letter would fail in the same way.

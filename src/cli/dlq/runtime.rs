@@ -13,7 +13,7 @@ pub(super) fn block_on(
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = runtime.block_on(command);
     runtime.shutdown_background();
     ended

@@ -74,7 +74,7 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
 ) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
     let mut letters = connect(config, &signer(config).await?).await?;
-    let mut spool = Spool::new().map_err(CliError::usage)?;
+    let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
     let filter = args.selection.filter();
     let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
         let message = dead.delivery.to_owned_message();

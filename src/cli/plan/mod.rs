@@ -91,7 +91,7 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
             } else {
                 let shown = path.display().to_string();
                 let file = File::open(path)
-                    .map_err(|error| CliError::usage(format_args!("{shown}: {error}")))?;
+                    .map_err(|error| CliError::usage(shown.clone()).because(&error))?;
                 self.lines(BufReader::new(file), &shown, out)?
             };
             all_good &= good;
@@ -120,11 +120,11 @@ impl<E: Fn(&Event<'_>) -> Explanation> Planner<'_, E> {
         for number in 1_u64.. {
             line.clear();
             let read = input.by_ref().take(limit as u64).read_until(b'\n', &mut line);
-            if read.map_err(|error| CliError::usage(format_args!("{source}: {error}")))? == 0 {
+            if read.map_err(|error| CliError::usage(source.to_owned()).because(&error))? == 0 {
                 break;
             }
             if line.len() >= limit {
-                return Err(CliError::usage(format_args!(
+                return Err(CliError::usage(format!(
                     "{source}:{number}: the line has {limit} bytes or more, and no message is that long"
                 )));
             }

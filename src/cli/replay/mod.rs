@@ -1,4 +1,5 @@
-//! The command `unstale replay`. `args` has its arguments and `text` its output; the work is in `ops::replay`.
+//! The command `unstale replay`. `args` has its arguments and `text` its output; the work is in
+//! `ops::replay`.
 
 mod args;
 mod text;
@@ -17,6 +18,7 @@ use super::signal::stop_on_signal;
 use super::{CliError, Exit};
 use crate::broker::{History, Place, PublishError, Publisher, replay_record};
 use crate::cache::{Cache, LowWatermark};
+use crate::causes::Explain;
 use crate::config::{Config, Scope};
 use crate::ops::CommandCheckpoint;
 use crate::ops::replay::{Observer, Replay, ReplayReport, Span, Step, TakenOver};
@@ -40,7 +42,7 @@ pub(super) fn run(args: &ReplayArgs) -> Result<Exit, CliError> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = runtime.block_on(replay(args, &config, &Arc::new(loaded.registry), span));
     runtime.shutdown_background();
     ended
@@ -55,7 +57,7 @@ async fn replay(
     if let Some(pattern) = args.types.iter().find(|pattern| {
         pattern.split('.').any(|word| word.is_empty() || word.contains(char::is_whitespace))
     }) {
-        return Err(CliError::usage(format_args!("--type {pattern:?} matches no event"))
+        return Err(CliError::usage(format!("--type {pattern:?} matches no event"))
             .help("a pattern is words between single dots, such as 'user.*'"));
     }
     let stop = stop_on_signal()?;
@@ -77,7 +79,7 @@ async fn replay(
     let cache = if args.dry_run {
         None
     } else {
-        Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?)
+        Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::of(Exit::Usage))?)
     };
     if let Some(cache) = &cache {
         reach_redis(cache).await?;
@@ -96,7 +98,7 @@ async fn replay(
         .filter(|_| config.heals())
         .map(|cache| CommandCheckpoint::new(cache, "replay"));
     if let Some(checkpoint) = &mut checkpoint {
-        checkpoint.hold(earliest(span.since)).await.map_err(CliError::unavailable)?;
+        checkpoint.hold(earliest(span.since)).await.map_err(CliError::of(Exit::Unavailable))?;
     }
     let kept = async {
         match &checkpoint {
@@ -113,7 +115,7 @@ async fn replay(
         // A checkpoint that is not released expires in an hour.
         let _ = checkpoint.release().await;
     }
-    let report = report.map_err(CliError::unavailable)?;
+    let report = report.map_err(CliError::of(Exit::Unavailable))?;
     history.close().await;
     print_report(args, registry, &report)
 }
@@ -151,7 +153,7 @@ fn print_report(
     writeln!(stderr, "{}", text::summary(report, args.dry_run))?;
     if let Some(rest) = &report.rest {
         let command = text::resume(args, report, rest);
-        return Err(CliError::stopped(&rest.cause)
+        return Err(CliError::stopped(rest.cause.clone())
             .help(format_args!("nothing is lost; continue with: {command}")));
     }
     Ok(if report.is_whole() { Exit::Clean } else { Exit::No })
@@ -183,7 +185,7 @@ impl Progress {
             let _ = writeln!(
                 io::stderr(),
                 "warning: the replay is not recorded in the history: {}. If Redis goes back to before it, run it again",
-                printable(&problem.to_string())
+                printable(&problem.in_full())
             );
         });
     }

@@ -68,7 +68,8 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CliError>
         return Err(CliError::usage(TURNED_OFF).help(TURNED_OFF_HELP));
     }
     let stop = stop_on_signal()?;
-    let cache = Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::usage)?;
+    let cache =
+        Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::of(Exit::Usage))?;
     reach_redis(&cache).await?;
     let progress = progress();
     let mut total = Total::default();
@@ -91,7 +92,7 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CliError>
     writeln!(io::stderr(), "{would} {gone} of {members} members from {tags} {of}")?;
     outcome?;
     if refused > 0 {
-        return Err(CliError::stopped(format_args!("Redis refused access to {refused} sets"))
+        return Err(CliError::stopped(format!("Redis refused access to {refused} sets"))
             .help("check the ACL of the user; a key that is no longer a set is refused too"));
     }
     Ok(Exit::Clean)
@@ -119,7 +120,7 @@ impl Gc<'_> {
             let found = self
                 .ask(async |cache| cache.tag_sets(cursor).await)
                 .await?
-                .map_err(CliError::unavailable)?;
+                .map_err(CliError::of(Exit::Unavailable))?;
             self.pace.went(SCAN_STEP, Instant::now());
             for set in found.sets {
                 // A scan may return a key twice.
@@ -239,7 +240,7 @@ impl Gc<'_> {
     async fn ask<T>(
         &self,
         question: impl AsyncFn(&Cache) -> Result<T, cache::CommandError>,
-    ) -> Result<Result<T, String>, CliError> {
+    ) -> Result<Result<T, cache::CommandError>, CliError> {
         let mut down_since: Option<Instant> = None;
         loop {
             let due = self.pace.due();
@@ -256,13 +257,13 @@ impl Gc<'_> {
             };
             match answer {
                 Ok(answer) => return Ok(Ok(answer)),
-                Err(
-                    cache::CommandError::Refused(message) | cache::CommandError::Failed(message),
-                ) => return Ok(Err(message)),
+                Err(error @ (cache::CommandError::Refused(_) | cache::CommandError::Failed(_))) => {
+                    return Ok(Err(error));
+                }
                 Err(cache::CommandError::Outage(outage)) => {
                     let since = *down_since.get_or_insert_with(Instant::now);
                     if outage.needs_person || since.elapsed() > OUTAGE_PATIENCE {
-                        return Err(CliError::unavailable(outage).help(RUN_AGAIN));
+                        return Err(CliError::of(Exit::Unavailable)(outage).help(RUN_AGAIN));
                     }
                     // `probe` waits between two attempts by itself. The next request shows whether
                     // Redis is back.

@@ -26,7 +26,7 @@ pub(super) fn run(args: &TagsArgs) -> Result<Exit, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(CliError::internal)?;
+        .map_err(CliError::of(Exit::Internal))?;
     let ended = match &args.command {
         TagsCommand::Gc(args) => runtime.block_on(gc::gc(args, &config)),
     };

@@ -23,4 +23,4 @@ pub use filter::{Filter, since};
 pub use group::{Group, GroupBy, groups};
 pub use letter::Letter;
 pub use replay::{Replayed, replay_batch};
-pub use spool::Spool;
+pub use spool::{Spool, SpoolError};

@@ -1,12 +1,15 @@
 //! Texts on disk, to be written in order of time. The bodies of 100,000 letters do not fit in
 //! memory.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+
+use crate::causes::Explain;
 
 /// A temporary file without a name, which no other process can open, and the places of the texts in
 /// it.
@@ -24,22 +27,28 @@ struct Kept {
     len: usize,
 }
 
+/// Failure to create the temporary file of a spool.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create a temporary file in {}", .folder.display())]
+pub struct SpoolError {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+impl Explain for SpoolError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        Some("set TMPDIR to another folder".into())
+    }
+}
+
 impl Spool {
     /// Creates an empty spool in the system's folder for temporary files.
     ///
     /// # Errors
     /// The file cannot be created.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> Result<Self, SpoolError> {
         let folder = std::env::temp_dir();
-        Self::new_in(&folder).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!(
-                    "cannot create a temporary file in {}: {error}; set TMPDIR to another folder",
-                    folder.display()
-                ),
-            )
-        })
+        Self::new_in(&folder).map_err(|source| SpoolError { folder, source })
     }
 
     fn new_in(folder: &Path) -> io::Result<Self> {

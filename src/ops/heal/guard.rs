@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::cache::{Cache, CommandError, ConnectionState, HealProgress, Outage};
+use crate::cache::{Cache, CommandError, HealProgress, Outage};
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::replay::DEATHS_MAX;
 
@@ -77,7 +78,10 @@ impl<'c> HealGuard<'c> {
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "heal lock thread could not start: the lock is renewed between batches only");
+            tracing::warn!(
+                error = error.in_full(),
+                "heal lock thread could not start: the lock is renewed between batches only"
+            );
         }
         Self { cache, found, lost, alive, _keeper: stop.drop_guard() }
     }
@@ -96,10 +100,7 @@ impl<'c> HealGuard<'c> {
         if self.found.is_to_pass_over(DEATHS_MAX) {
             tokio::time::sleep(SURVIVOR_TIMEOUT).await;
             let confirmed = self.cache.without_survivors(self.found.clone()).await;
-            self.found = confirmed.map_err(|error| match error {
-                CommandError::Outage(outage) => outage,
-                CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
-            })?;
+            self.found = confirmed.map_err(CommandError::into_outage)?;
         }
         Ok(())
     }
@@ -134,7 +135,7 @@ impl<'c> HealGuard<'c> {
 
 /// Renews the lock until it is lost.
 async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
-    let mut missed: Option<Outage> = None;
+    let mut missed = false;
     loop {
         if alive.silence() > SILENCE_MAX {
             return Outage::new(format!(
@@ -142,20 +143,18 @@ async fn keep(cache: &Cache, worker: &str, alive: &Alive) -> Outage {
                 SILENCE_MAX.as_secs()
             ));
         }
-        let is_up = cache.state() == ConnectionState::Up || cache.probe().await.is_ok();
+        let is_up = cache.state().is_up() || cache.probe().await.is_ok();
         if is_up {
             match cache.keep_heal_of(worker).await {
-                Ok(()) => missed = None,
-                // The same error twice is not the end of a connection.
-                Err(outage)
-                    if missed.as_ref() == Some(&outage) && cache.state() == ConnectionState::Up =>
-                {
+                Ok(()) => missed = false,
+                // Redis itself refuses twice: the end of a connection would leave the state down.
+                Err(outage) if missed && cache.state().is_up() => {
                     // This worker lives, so this is not a death. If this write fails, it is
                     // repeated later.
                     let _noted = cache.yield_heal_of(worker).await;
                     return outage;
                 }
-                Err(outage) => missed = Some(outage),
+                Err(_) => missed = cache.state().is_up(),
             }
         }
         tokio::time::sleep(RENEW_INTERVAL).await;

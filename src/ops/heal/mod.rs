@@ -7,6 +7,7 @@
 
 mod guard;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::broker::{BrokerError, History, HistoryProblem, Place};
 use crate::cache::{Cache, CommandError, ConnectionState, HealFrom, HealProgress, Outage};
+use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::replay::{Beginning, Died, Observer, Replay, Span, Step, TakenOver, beginning};
 use crate::plan::FoldLimits;
@@ -68,15 +70,27 @@ impl Healed {
 }
 
 /// The reason why a heal did not finish.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum NotHealed {
     /// Redis is unavailable, or lost writes again.
+    #[error(transparent)]
     Redis(Outage),
     /// The broker is unavailable.
+    #[error(transparent)]
     Broker(BrokerError),
     /// The broker answers, and does not serve the history, because it is broken or the user may not
     /// read it. This may be permanent.
-    History(String),
+    #[error(transparent)]
+    History(BrokerError),
+}
+
+impl Explain for NotHealed {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Redis(outage) => outage.advice(),
+            Self::Broker(error) | Self::History(error) => error.advice(),
+        }
+    }
 }
 
 impl From<Outage> for NotHealed {
@@ -88,7 +102,7 @@ impl From<Outage> for NotHealed {
 impl From<BrokerError> for NotHealed {
     fn from(error: BrokerError) -> Self {
         match error {
-            BrokerError::History { .. } => Self::History(error.to_string()),
+            BrokerError::History { .. } => Self::History(error),
             error => Self::Broker(error),
         }
     }
@@ -195,7 +209,9 @@ async fn apply(
     if let Some(rest) = report.rest {
         return Err(match (watch.outage, cache.state()) {
             (Some(outage), _) | (None, ConnectionState::Down(outage)) => outage.into(),
-            (None, ConnectionState::Up) => NotHealed::Broker(BrokerError::Unreachable(rest.cause)),
+            (None, ConnectionState::Up) => {
+                NotHealed::Broker(BrokerError::Unreachable(rest.cause.into()))
+            }
         });
     }
     for (reason, problem) in &report.problems {
@@ -218,10 +234,7 @@ async fn apply(
 /// Finishes all drains. A drain whose end Redis lost is recorded as unfinished again.
 async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
     let drained = cache.drain_all(stop, |_, _| {}).await;
-    drained.map(drop).map_err(|error| match error {
-        CommandError::Outage(outage) => outage,
-        CommandError::Refused(cause) | CommandError::Failed(cause) => Outage::new(cause),
-    })
+    drained.map(drop).map_err(CommandError::into_outage)
 }
 
 /// Returns the recorded progress of earlier heals in the form of a replay.
@@ -262,9 +275,9 @@ impl Observer for Watch<'_> {
         match self.guard.note(&progress).await {
             Ok(()) => Ok(()),
             Err(outage) => {
-                let cause = outage.cause.clone();
+                let cause = outage.in_full();
                 self.outage = Some(outage);
-                Err(cause.to_string())
+                Err(cause)
             }
         }
     }

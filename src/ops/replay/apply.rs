@@ -9,6 +9,7 @@ use super::Observer;
 use super::report::{INTERRUPTED, ReplayReport, Rest};
 use super::resolver::weight_bytes;
 use crate::cache::{Cache, CommandError, Outage};
+use crate::causes::Explain;
 use crate::ops::Pace;
 use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};
 use crate::reason::Reason;
@@ -199,7 +200,7 @@ impl<O: Observer> Applier<'_, O> {
     }
 
     async fn wait_for(&mut self, cache: &Cache, outage: &Outage) -> Result<(), Stopped> {
-        self.observer.waiting(&outage.cause);
+        self.observer.waiting(&outage.in_full());
         // `probe` waits between two attempts by itself.
         let answers = async { while cache.probe().await.is_err() {} };
         self.stop.run_until_cancelled(answers).await.ok_or(Stopped)

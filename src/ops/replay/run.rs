@@ -14,6 +14,7 @@ use super::{FENCE_MARGIN, Observer, Replay};
 use crate::backoff::Backoff;
 use crate::broker::{BrokerError, Delivery, History, RECONNECT_PAUSES};
 use crate::cache::Cache;
+use crate::causes::Explain;
 use crate::ops::Pace;
 use crate::registry::Registry;
 
@@ -327,9 +328,9 @@ impl<O: Observer> Run<'_, O> {
             let left =
                 self.replay.patience.map(|patience| patience.saturating_sub(fails_since.elapsed()));
             if error.is_final() || left.is_some_and(|left| left.is_zero()) {
-                return Err(error.to_string());
+                return Err(error.in_full());
             }
-            self.applier.observer.waiting(&error.to_string());
+            self.applier.observer.waiting(&error.in_full());
             let again = async {
                 tokio::time::sleep(backoff.next_delay(fastrand::f64())).await;
                 self.history.survey(&[]).await

@@ -43,7 +43,7 @@ pub struct QueueFacts {
     pub consumers: u32,
     /// The broker's error, if it refuses to show the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unknown: Option<String>,
+    pub unknown: Option<Unreadable>,
 }
 
 /// The purpose of a queue.
@@ -77,6 +77,17 @@ pub struct OldestLetter {
     pub time: Option<Timestamp>,
 }
 
+/// The reason why the broker does not show an object.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Unreadable {
+    /// The broker's error, with its causes.
+    pub words: String,
+    /// True if the user lacks a permission.
+    #[serde(skip)]
+    pub is_refused: bool,
+}
+
 /// The state of the history.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
@@ -86,7 +97,7 @@ pub enum HistoryFacts {
     /// The history is on, and its stream does not exist.
     Missing,
     /// The state is unknown, for this reason.
-    Unknown(String),
+    Unknown(Unreadable),
     /// The history exists, and holds no event.
     Empty,
     /// The history exists, and holds events.

@@ -9,10 +9,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::facts::{
     BrokerFacts, HealFacts, HistoryFacts, LostFacts, OldestLetter, OwedFacts, ProgressFacts,
-    QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+    QueueFacts, QueueKind, RedisFacts, Status, Unreadable, WorkerFacts,
 };
-use crate::broker::{BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer};
+use crate::broker::{
+    AmqpError, BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer,
+};
 use crate::cache::{Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
+use crate::causes::{Explain, chain};
 use crate::config::Config;
 use crate::ops::dead_letters::Letter;
 use crate::quantity::format_duration;
@@ -57,7 +60,7 @@ pub async fn gather(config: &Config) -> Result<Status, CacheError> {
     };
     let broker = async {
         match timeout_at(deadline, Inspector::connect(&config.amqp)).await {
-            Ok(connected) => connected.map_err(|error| error.to_string()),
+            Ok(connected) => connected.map_err(|error| error.in_full()),
             Err(_) => Err(silent("RabbitMQ")),
         }
     };
@@ -69,7 +72,7 @@ pub async fn gather(config: &Config) -> Result<Status, CacheError> {
             let asked = timeout_at(deadline, ask_broker(config, &inspector, reports)).await;
             let asked = asked.map_or_else(
                 |_| Err(silent("RabbitMQ")),
-                |asked| asked.map_err(|error| error.to_string()),
+                |asked| asked.map_err(|error| error.in_full()),
             );
             let _ = timeout(Duration::from_secs(1), inspector.close()).await;
             asked
@@ -87,8 +90,8 @@ async fn ask_redis(
     config: &Config,
     cache: &Cache,
 ) -> Result<(RedisFacts, Vec<ReportedWorker>), String> {
-    cache.probe().await.map_err(|outage| outage.to_string())?;
-    let cause = |error: CommandError| error.to_string();
+    cache.probe().await.map_err(|outage| outage.in_full())?;
+    let cause = |error: CommandError| error.in_full();
     let server = cache.server().await.map_err(cause)?;
     let reports = cache.reports().await.map_err(cause)?;
     let addresses: Vec<String> = config.redis.urls.iter().map(ToString::to_string).collect();
@@ -187,7 +190,7 @@ async fn ask_broker(
     for (kind, name) in asked {
         let state = inspector.queue(&name).await?;
         // The queue of another schedule that was deleted is not worth a mention.
-        if kind != QueueKind::OtherRetryStep || state != QueueState::Missing {
+        if kind != QueueKind::OtherRetryStep || !matches!(state, QueueState::Missing) {
             queues.push(queue(name, kind, state));
         }
     }
@@ -196,7 +199,7 @@ async fn ask_broker(
         Some(_) => match inspector.queue(&names.history).await? {
             QueueState::Stands { .. } => history(config).await,
             QueueState::Missing => HistoryFacts::Missing,
-            QueueState::Unknown(words) => HistoryFacts::Unknown(words),
+            QueueState::Unknown(error) => HistoryFacts::Unknown(unreadable(&error)),
         },
     };
     let any_dead = queues.iter().any(|queue| queue.kind == QueueKind::Dead && queue.ready > 0);
@@ -226,9 +229,14 @@ async fn history(config: &Config) -> HistoryFacts {
     };
     match timeout(HISTORY_TIMEOUT, surveyed).await {
         Err(_) => {
-            HistoryFacts::Unknown(format!("no answer within {} s", HISTORY_TIMEOUT.as_secs()))
+            let words = format!("no answer within {} s", HISTORY_TIMEOUT.as_secs());
+            HistoryFacts::Unknown(Unreadable { words, is_refused: false })
         }
-        Ok(Err(error)) => HistoryFacts::Unknown(error.to_string()),
+        // The advice for a missing permission is the same as that of the finding.
+        Ok(Err(error)) => HistoryFacts::Unknown(match error.is_access_refused() {
+            true => Unreadable { words: chain(&error).to_string(), is_refused: true },
+            false => Unreadable { words: error.in_full(), is_refused: false },
+        }),
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
             // If a time attaches behind the first message, an older message exists.
@@ -258,8 +266,12 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
     match state {
         QueueState::Stands { ready, consumers } => QueueFacts { ready, consumers, ..facts },
         QueueState::Missing => QueueFacts { exists: false, ..facts },
-        QueueState::Unknown(words) => QueueFacts { unknown: Some(words), ..facts },
+        QueueState::Unknown(error) => QueueFacts { unknown: Some(unreadable(&error)), ..facts },
     }
+}
+
+fn unreadable(error: &AmqpError) -> Unreadable {
+    Unreadable { words: chain(error).to_string(), is_refused: error.is_access_refused() }
 }
 
 /// Returns the oldest of the letters at the head of the queue. `None` if they cannot be read, which

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::facts::{
-    BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+    BrokerFacts, HealFacts, HistoryFacts, QueueFacts, QueueKind, RedisFacts, Status, Unreadable,
+    WorkerFacts,
 };
 use super::finding::{FindingCode, Findings};
 use super::span::{age, span};
-use crate::broker::reply_text;
 
 /// Time in flight after which a delivery counts as stuck: twice the 60 s for which a worker holds
 /// deliveries during an outage.
@@ -216,12 +216,12 @@ fn judge_broker(
             "the history does not exist",
             "workers declare it within half a minute, unless UNSTALE_DECLARE=none; set UNSTALE_HISTORY=off if the broker has no streams",
         ),
-        HistoryFacts::Unknown(words) if reply_text::is_access_refused(words) => findings.problem(
+        HistoryFacts::Unknown(Unreadable { words, is_refused: true }) => findings.problem(
             FindingCode::HistoryRefused,
             format!("the user may not read the history: {words}"),
             GRANT,
         ),
-        HistoryFacts::Unknown(words) => findings.problem(
+        HistoryFacts::Unknown(Unreadable { words, is_refused: false }) => findings.problem(
             FindingCode::HistoryBroken,
             format!("the broker does not serve the history: {words}"),
             BROKEN_HISTORY,
@@ -241,9 +241,8 @@ fn judge_queue(
     now: Timestamp,
     findings: &mut Findings,
 ) {
-    if let Some(words) = &queue.unknown {
-        let advice =
-            if reply_text::is_access_refused(words) { GRANT } else { "check the broker's log" };
+    if let Some(Unreadable { words, is_refused }) = &queue.unknown {
+        let advice = if *is_refused { GRANT } else { "check the broker's log" };
         findings.problem(
             FindingCode::QueueUnreadable,
             format!("cannot read the queue `{}`: {words}", queue.name),

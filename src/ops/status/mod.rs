@@ -19,7 +19,7 @@ pub(crate) mod tests;
 
 pub use facts::{
     BrokerFacts, HealFacts, HistoryFacts, LostFacts, OldestLetter, OwedFacts, ProgressFacts,
-    QueueFacts, QueueKind, RedisFacts, Status, WorkerFacts,
+    QueueFacts, QueueKind, RedisFacts, Status, Unreadable, WorkerFacts,
 };
 pub use finding::{Finding, FindingCode, Findings};
 pub use gather::gather;

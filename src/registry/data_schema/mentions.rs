@@ -1,4 +1,4 @@
-//! What a schema mentions, as far as messages may repeat it.
+//! Words of a schema that messages may repeat.
 
 use std::collections::HashSet;
 

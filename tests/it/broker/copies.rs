@@ -57,7 +57,7 @@ async fn through(
     let delivery = next(&mut lane).await;
     let copy =
         copy_to(queue, &delivery, &headers(), publisher.frame_max_bytes(), &Signer::default());
-    assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
+    assert!(matches!(publisher.publish_all(&[copy]).await.as_slice(), [Ok(())]));
     lane.ack_through(delivery.tag()).unwrap();
     lane.cancel().await.unwrap();
 }
@@ -137,7 +137,7 @@ async fn a_message_climbs_the_same_rung_again_and_again() {
             publisher.frame_max_bytes(),
             &Signer::default(),
         );
-        assert_eq!(publisher.publish_all(&[copy]).await, [Ok(())]);
+        assert!(matches!(publisher.publish_all(&[copy]).await.as_slice(), [Ok(())]));
         lane.ack_through(delivery.tag()).unwrap();
     }
     let last = next(&mut lane).await;
@@ -313,7 +313,7 @@ async fn a_publisher_of_events_outlives_what_the_broker_refuses() {
     let mut publisher = Publisher::connect(&config).await.unwrap();
     let refused = publisher.publish(&message("no-such-exchange", "k", b"{}")).await.unwrap_err();
     assert!(
-        matches!(&refused, PublishError::Refused(words) if words.contains("no exchange 'no-such-exchange'")),
+        matches!(&refused, PublishError::Refused(error) if error.is_missing_exchange()),
         "{refused:?}"
     );
     let long = "k".repeat(256);

@@ -8,6 +8,7 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use unstale::broker::{BrokerError, DeletionSeen, LaneName, Mended, Session, Signer, Start};
+use unstale::causes::Explain;
 use unstale::config::{DeclarePolicy, HistoryConfig};
 
 use super::{
@@ -31,7 +32,7 @@ fn text(text: &str) -> AMQPValue {
 fn problems(error: BrokerError) -> String {
     assert!(error.is_final(), "{error}");
     assert!(matches!(error, BrokerError::Topology(_)), "{error:?}");
-    error.to_string()
+    error.in_full()
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use unstale::causes::Explain;
 use unstale::plan::EffectOutcome;
 use unstale::reason::Reason;
 use unstale::registry::{Action, Expiry};
@@ -140,7 +141,7 @@ async fn a_probe_without_rights_names_what_to_grant() {
         .probe()
         .await
         .unwrap_err();
-    assert!(outage.needs_person && outage.cause.contains("~unstale:*"), "{outage}");
+    assert!(outage.needs_person && outage.in_full().contains("~unstale:*"), "{outage}");
 }
 
 #[tokio::test]

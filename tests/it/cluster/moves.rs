@@ -74,7 +74,7 @@ async fn a_moving_slot_is_followed() {
     // And once more where it is now.
     assert_eq!(apply(&cache, &[effect(0, key("new"), Action::Delete)]).await.unsettled, []);
     assert_eq!(get(&mut redis, &key("new")).await, None);
-    assert_eq!(cache.state(), unstale::cache::ConnectionState::Up, "nothing of it was an outage");
+    assert!(cache.state().is_up(), "nothing of it was an outage");
 }
 
 /// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use unstale::cache::{Cache, Entered, HealRecord, HealTurn, Tick};
+use unstale::causes::Explain;
 use unstale::registry::Action;
 
 use super::{USERS, WITHIN, heals, publish};
@@ -368,7 +369,7 @@ async fn one_lost_batch_of_one_primary_is_noticed_by_the_next() {
     .await;
     try_apply(&cache, &elsewhere).await.unwrap();
     let told = try_apply(&cache, &next).await.unwrap_err();
-    assert!(told.cause.contains("lost writes"), "{told}");
+    assert!(told.in_full().contains("lost writes"), "{told}");
     cache.probe().await.unwrap();
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)), "nothing has covered it");
 }
@@ -393,7 +394,7 @@ async fn a_heal_of_a_cluster_is_one_workers_turn_and_serves_all() {
     one.renew_heal().await.unwrap();
     cluster.nodes[0].restore(&during).await;
     wait_until(SOON, "the cluster answers", async || one.probe().await.is_ok()).await;
-    assert!(one.renew_heal().await.unwrap_err().cause.contains("lost writes"));
+    assert!(one.renew_heal().await.unwrap_err().in_full().contains("lost writes"));
     wait_until(SOON, "the cluster answers", async || one.probe().await.is_ok()).await;
     assert!(!one.finish_heal(None, &[], 300).await.unwrap());
 

@@ -7,6 +7,7 @@ use unstale::cache::{
     Cache, DeadlyRange, Doubt, Entered, HealFrom, HealProgress, HealRecord, HealTurn, LowWatermark,
     OwedHeal, Tick,
 };
+use unstale::causes::Explain;
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectRef};
 use unstale::registry::{Action, Effect, RuleId};
@@ -55,7 +56,7 @@ async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
     let effect = Effect { rule: RuleId(0), target: key.into(), action, version: None, again: None };
     let mut batch = Batch::new("cache_tag:", 1);
     batch.push(EffectRef { event: 0, position: 0 }, &effect);
-    cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.cause)
+    cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.in_full())
 }
 
 /// Between two ticks, and with no tick after it: a confirmed write is lost all the same.

@@ -233,11 +233,11 @@ impl Source for Rows<'_> {
         if self.random.borrow_mut().u8(..8) == 0 {
             self.stop.cancel();
         }
-        let message = "the source is away".to_owned();
+        let cause = "the source is away".into();
         match self.random.borrow_mut().u8(..8) {
             0 => Ok(LoadOutcome::Absent),
-            1 => Err(LoadError::Refused { message }),
-            2 => Err(LoadError::Retry { after: None, message }),
+            1 => Err(LoadError::Refused { cause }),
+            2 => Err(LoadError::Retry { after: None, cause }),
             _ => Ok(LoadOutcome::Value(loaded(self.turns.now(), self.tags).into_bytes())),
         }
     }

@@ -1,6 +1,7 @@
 //! The end of the history is found with any size of its last chunk, and with a slow broker.
 
 use unstale::broker::{BrokerError, History};
+use unstale::causes::Explain;
 
 use super::bounds::record_large;
 use super::engine::config;
@@ -52,7 +53,7 @@ async fn a_slow_stream_is_not_taken_for_an_empty_one_beside_what_the_broker_cann
             true
         }
         Err(error) => {
-            assert!(error.to_string().contains("the history holds messages"), "{error}");
+            assert!(error.in_full().contains("the history holds messages"), "{error}");
             false
         }
     })

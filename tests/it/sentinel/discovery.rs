@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use unstale::cache::{Cache, ConnectionState};
+use unstale::cache::Cache;
+use unstale::causes::Explain;
 use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 use unstale::registry::Action;
 
@@ -43,10 +44,7 @@ async fn a_replaced_primary_is_given_up_without_any_request() {
     // Frozen, it answers nobody; thawed, it believes for a while that it is the primary still.
     watch.servers[0].freeze();
     wait_until(SOON, "the replica is the primary", async || watch.is_primary(1).await).await;
-    wait_until(SOON, "the cache has left the old primary", async || {
-        cache.state() != ConnectionState::Up
-    })
-    .await;
+    wait_until(SOON, "the cache has left the old primary", async || !cache.state().is_up()).await;
     watch.servers[0].thaw();
     stands(&cache).await;
     apply(&cache, &[effect(0, "k", write("2", HOUR, &["t"]))]).await;
@@ -75,13 +73,13 @@ async fn unknown_names_and_refusals_of_sentinels_are_reported() {
     )
     .unwrap();
     let away = nobody.probe().await.unwrap_err();
-    assert!(!away.needs_person && away.cause.contains("no sentinel"), "{away}");
+    assert!(!away.needs_person && away.in_full().contains("no sentinel"), "{away}");
 
     // Any Redis answers SENTINEL with an error.
     let server = Redis::start().await;
     let refused =
         Cache::connect(&watched(&server.url(), "main"), "q").unwrap().probe().await.unwrap_err();
-    assert!(refused.needs_person && refused.cause.contains("sentinel"), "{refused}");
+    assert!(refused.needs_person && refused.in_full().contains("sentinel"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,11 +102,11 @@ async fn passwords_are_sent_to_servers_and_to_sentinels_that_require_one() {
         .probe()
         .await
         .unwrap_err();
-    assert!(refused.needs_person && !refused.cause.contains("wrong"), "{refused}");
+    assert!(refused.needs_person && !refused.in_full().contains("wrong"), "{refused}");
     let unknown =
         Cache::connect(&watched(&with("secret"), "other"), "q").unwrap().probe().await.unwrap_err();
     assert!(
-        unknown.needs_person && unknown.cause.contains("UNSTALE_REDIS_SENTINEL_MASTER"),
+        unknown.needs_person && unknown.in_full().contains("UNSTALE_REDIS_SENTINEL_MASTER"),
         "{unknown}"
     );
 }
