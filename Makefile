@@ -49,8 +49,8 @@ servers: ## Only the servers, with a shell whose environment points to them, unt
 .PHONY: test
 # Most tests wait for servers most of the time: two for each core.
 test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 2 '*' "$$(getconf _NPROCESSORS_ONLN)"))
-test: install-servers ## Install what is missing, and run every test against servers that the tests start themselves
-	cargo test --locked
+test: install-servers ## Install what is missing, and run every test of every package against servers that the tests start themselves
+	cargo test --locked --workspace
 
 .PHONY: test-matrix
 # Servers of other roots are started through more processes: a bit less at once than `make test`.
@@ -84,7 +84,7 @@ test-languages: install-servers ## Publish from every language of examples/ and 
 	scripts/test-languages.sh
 
 .PHONY: test-clients
-test-clients: install-servers ## Test the readers of clients/ (Python, Node) beside a worker (installs redis-py and ioredis)
+test-clients: install-servers ## Test the readers of clients/ (Python, Node) and the examples in all their languages beside a worker (installs redis-py and ioredis)
 	$(BUILD)
 	scripts/test-clients.sh
 

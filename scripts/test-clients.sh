@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Tests the readers of clients/ (Python, Node) against real servers, beside real workers, and runs the readers of examples/:
+# Tests the readers of clients/ (Python, Node) against real servers, beside real workers, and runs the example of each language.
+# `make test` has the other tests of the reader in Rust:
 #   scripts/test-clients.sh
 # Installs what they need from PyPI and npm into .local/clients, starts private servers and a small Redis Cluster, and stops all it started.
 set -euo pipefail
@@ -125,6 +126,7 @@ test_all() {
     # A package finds itself by its own name.
     cp examples/node/read.js "$work/${nodes[-1]}/"
     example Node node "$work/${nodes[-1]}/read.js" || failed=1
+    example Rust "${READERS_TEST_BINARY%/*}/examples/read" || failed=1
     [ "$failed" -eq 0 ] || exit 1
     echo "The readers of clients/ pass."
 }
@@ -133,7 +135,7 @@ if [ "${1:-}" = --with-servers ]; then
     test_all
 else
     install
-    cargo build --locked --quiet --bin unstale
+    cargo build --locked --quiet --package unstale --package unstale-reader --bin unstale --example read
     export READERS_TEST_BINARY="$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/unstale"
     scripts/with-servers.sh "$PWD/scripts/test-clients.sh" --with-servers
 fi

@@ -15,16 +15,15 @@
 //! Around them:
 //!
 //! - [`cli`]: the commands. `ops`: what the commands do on the servers.
-//! - [`reader`]: read-through for Rust applications that read the cache.
 //! - [`config`]: settings. [`telemetry`]: logs and metrics. `http`: the endpoints for both.
 //! - [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small common parts.
 //!
 //! `event`, `registry` and `plan` use no socket, no clock and no runtime.
 //!
-//! The library exists for the program `unstale` and for its tests. Only [`reader`] is meant for
-//! other programs.
+//! The library exists for the program `unstale` and for its tests. Applications that read the cache
+//! use the package `unstale-reader`. It has the protocol between readers and workers, and this
+//! crate uses it too.
 
-pub mod backoff;
 pub mod broker;
 pub mod cache;
 pub mod cli;
@@ -37,9 +36,10 @@ pub mod ops;
 pub mod plan;
 pub(crate) mod printable;
 pub mod quantity;
-pub mod reader;
 pub mod reason;
 pub mod registry;
 pub mod telemetry;
 pub(crate) mod tls;
 pub mod worker;
+
+pub(crate) use unstale_reader::backoff;

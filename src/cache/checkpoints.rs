@@ -18,6 +18,7 @@
 //!
 //! - `own`: the numbers that this process has sent, and those that Redis confirmed
 //! - `calls`: entering, advancing and leaving checkpoints
+//! - `moved`: whether slots moved, or a server was replaced
 //! - `writes`: advancing a checkpoint behind a batch
 //! - `place`: low watermarks, and where a heal begins
 //! - `heal`: the turn to heal, and its end
@@ -34,6 +35,7 @@ mod brokers;
 mod calls;
 mod census;
 mod heal;
+mod moved;
 mod owed;
 mod own;
 mod place;
@@ -44,7 +46,6 @@ mod steps;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -58,9 +59,8 @@ pub use record::{HealDetails, HealRecord, Owed};
 pub use rules::{FieldChange, Unhealed};
 
 use super::Cache;
+use super::answer::{text_of, text_pairs};
 use super::failure::CommandError;
-use super::slot::{self, SLOTS};
-use super::workers::{text_of, text_pairs};
 use progress::{AFTER_LOSS, BESIDE, SURVIVED};
 
 /// Maximum age of another worker's checkpoint for a worker without a memory of its own. An older
@@ -79,20 +79,6 @@ const STOPPED: &str = "stopped:";
 /// Time for which the fields of dead workers are kept: their events in flight may not have been
 /// redelivered yet.
 const DEAD_KEPT: Duration = Duration::from_secs(3_600);
-
-/// Distance in slots between two hashes of checkpoints. A primary with this many consecutive slots
-/// has one.
-const SLOTS_PER_CHECKPOINT: u16 = 128;
-
-/// Slot of the first hash. It is no multiple of usual step sizes for moving slots.
-const FIRST_SLOT: u16 = 97;
-
-/// Hash tags of a cluster's checkpoints. No worker may choose them: all must find the same ones.
-static CLUSTER_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    slot::tags_of(
-        (0..SLOTS / SLOTS_PER_CHECKPOINT).map(|checkpoint| slot_of(usize::from(checkpoint))),
-    )
-});
 
 /// Answer to a worker that enters its checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -326,21 +312,6 @@ impl CheckpointHash {
     }
 }
 
-/// Returns the names of the hashes of a queue's checkpoints: one, or several in a cluster.
-pub(super) fn names(queue: &str, in_cluster: bool) -> Vec<String> {
-    if in_cluster {
-        CLUSTER_TAGS.iter().map(|tag| super::side_keys::checkpoints_with_tag(tag, queue)).collect()
-    } else {
-        vec![super::side_keys::checkpoints(queue)]
-    }
-}
-
-/// Returns the slot of a cluster's hash at that place.
-pub(super) fn slot_of(checkpoint: usize) -> u16 {
-    u16::try_from(checkpoint).unwrap_or(0) % (SLOTS / SLOTS_PER_CHECKPOINT) * SLOTS_PER_CHECKPOINT
-        + FIRST_SLOT
-}
-
 /// Reads a script's answer: a number, the server's clock, and optionally all fields and the
 /// server's identity.
 fn read_answer(answer: &Value) -> Result<(i64, Checkpoints), CommandError> {
@@ -457,13 +428,5 @@ mod tests {
             Some(LowWatermark { time_ms: 7, offset: None })
         );
         assert_eq!(together.servers(), Vec::<String>::new(), "nobody knows who they are");
-    }
-
-    #[test]
-    fn the_checkpoints_of_a_cluster_are_spread_evenly_over_its_slots() {
-        let names = names("q{x}", true);
-        let slots: Vec<u16> = names.iter().map(|name| slot::slot(name.as_bytes())).collect();
-        assert_eq!(slots, (0..128).map(|checkpoint| checkpoint * 128 + 97).collect::<Vec<u16>>());
-        assert_eq!(super::names("q", false), ["unstale:mark:q"]);
     }
 }

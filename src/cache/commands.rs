@@ -30,7 +30,7 @@ pub(super) const CHUNK_BYTES: usize = 256 * 1_024;
 pub(super) enum Subject {
     /// Leases of these keys, as places in [`Commands::voids`].
     Leases { first: usize, end: usize },
-    /// Second deletes of these operations, as places in [`Plan::agains`].
+    /// Second deletes of these operations, as places in [`Plan::second_deletes`].
     SecondDeletes { first: usize, end: usize },
     /// Deletions of these keys, as places in [`Plan::deletions`].
     Deletions { first: usize, end: usize },

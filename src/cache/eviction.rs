@@ -4,6 +4,7 @@
 use redis::Value;
 
 use super::Cache;
+use super::answer::text;
 use super::failure::{self, CommandError, Outage};
 
 /// Behaviour of Redis when its memory is full.
@@ -110,14 +111,6 @@ fn judge(maxmemory: Option<&str>, policy: &str) -> Option<Eviction> {
         return Some(Eviction::Safe);
     }
     Some(Eviction::Risky { policy: policy.to_owned(), consequence })
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::VerbatimString { text, .. } | Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

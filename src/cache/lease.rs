@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::Cache;
 use super::failure::CommandError;
-use super::lifetime::{self, LONGEST_LEASE, Lifetime};
-use super::script::{FILL, GRANT_LEASE, RELEASE_LEASE, Sent};
-use super::side_keys::{Kind, SEQUENCE, side_key};
-use super::{Cache, Redis, integers};
+use super::lifetime::{self, LONGEST_LEASE};
+use super::script::{RELEASE_LEASE, Sent};
+use super::side_keys::{Kind, side_key};
 use crate::registry::Expiry;
 
 /// Answer to a request for a lease.
@@ -36,9 +36,13 @@ pub enum FillOutcome {
     Over,
 }
 
-/// Returns a token that no other holder of a lease has.
-pub fn new_token() -> String {
-    format!("{:032x}", fastrand::u128(..))
+/// A loaded value, its key, and its tags.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewValue<'v> {
+    pub(super) key: &'v str,
+    pub(super) value: &'v [u8],
+    pub(super) expiry: Expiry,
+    pub(super) tags: &'v [String],
 }
 
 impl Cache {
@@ -53,20 +57,7 @@ impl Cache {
         ttl: Duration,
     ) -> Result<Grant, CommandError> {
         let ttl_ms = lifetime::millis(ttl.min(LONGEST_LEASE));
-        if let Redis::Cluster(_) = &self.redis {
-            return self.grant_in_cluster(key, token, ttl_ms).await;
-        }
-        let lease = side_key(Kind::Lease, key.as_bytes());
-        let mut command =
-            GRANT_LEASE.call(&mut Sent::default(), [lease.as_slice(), SEQUENCE].into_iter());
-        command.arg(token).arg(ttl_ms);
-        match self.call("lease", command).await? {
-            Value::Nil => Ok(Grant::Held),
-            since => {
-                let [since] = integers(&Value::Array(vec![since])).ok_or_else(unexpected)?;
-                Ok(Grant::Granted { since })
-            }
-        }
+        self.backend.grant_lease(key, token, ttl_ms).await
     }
 
     /// Stores a loaded value, adds its key to the sets of `tags`, and releases the lease.
@@ -82,28 +73,7 @@ impl Cache {
         expiry: Expiry,
         tags: &[String],
     ) -> Result<FillOutcome, CommandError> {
-        if let Redis::Cluster(cluster) = &self.redis {
-            return self.fill_in_cluster(cluster, (key, token), since, value, expiry, tags).await;
-        }
-        let Some(Lifetime { unit, millis, set_millis }) =
-            Lifetime::draw(expiry, lifetime::now_ms())
-        else {
-            self.release_lease(key, token).await?;
-            return Ok(FillOutcome::Over);
-        };
-        let mut keys = vec![key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
-        for tag in tags {
-            let set = self.tag_set(tag).into_bytes();
-            let generation = side_key(Kind::Generation, &set);
-            keys.extend([set, generation]);
-        }
-        let mut command = FILL.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
-        command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
-        match self.call_with_checkpoint("fill", command).await? {
-            Value::Int(1) => Ok(FillOutcome::Filled),
-            Value::Int(0) => Ok(FillOutcome::Refused),
-            _ => Err(unexpected()),
-        }
+        self.backend.fill(self, token, since, NewValue { key, value, expiry, tags }).await
     }
 
     /// Releases an unused lease, so that the next reader may load at once. Returns whether `token`
@@ -119,6 +89,6 @@ impl Cache {
     }
 }
 
-fn unexpected() -> CommandError {
+pub(super) fn unexpected() -> CommandError {
     CommandError::Failed("lease: unexpected answer".into())
 }

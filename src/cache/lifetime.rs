@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::registry::Expiry;
 
-/// Maximum duration of a lease; a longer one is cut to this. Tags remember their invalidations for
-/// a multiple of it.
-pub const LONGEST_LEASE: Duration = Duration::from_secs(360);
+pub use unstale_reader::LONGEST_LEASE;
 
 /// Maximum lifetime. Redis adds the clock to it and refuses times near 2^63 ms; this is 146 million
 /// years.

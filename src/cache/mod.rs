@@ -1,33 +1,36 @@
-//! Redis as the worker uses it. Only this module and [`reader`](crate::reader) send commands to it.
+//! Redis as the worker uses it. Only this module sends commands to it. The package
+//! `unstale-reader` has the protocol of readers, which this module also uses.
 //!
 //! A [`Cache`] shares one connection among all callers, or one for each primary of a cluster. Only
 //! [`Cache::probe`] connects. An outage ends the connection with all commands in flight on it.
 //!
 //! The files, in reading order:
 //!
-//! - `connection`, `connection_state`, `socket`, `sentinel`, `address`, `server`: connecting, and
-//!   the connection's state
-//! - `failure`: the meaning of Redis' errors
+//! - `backend`: the kind of deployment; the only file that chooses between the next two
+//! - `single`, `cluster`: one server for all writes, or one for each slot. Both have files of the
+//!   same names
+//! - `address`, `socket`, `connection_state`, `server`: connecting, and the connection's state
+//! - `answer`, `failure`: reading Redis' answers, and the meaning of its errors
 //! - `apply`, `commands`, `applied`: a plan, its commands, and what their answers add up to
 //! - `fence`, `lifetime`, `second_deletes`, `without_memory`: parts of a plan
 //! - `tags`, `aside`, `tag_maintenance`: invalidation of tags, and the removal of dead members
 //! - `lease`, `claim`: rights to fill a key and to load it
 //! - `checkpoints`: how workers notice that Redis lost writes, and the state of heals
 //! - `workers`, `secret`, `eviction`: worker reports, the signing secret, the eviction policy
-//! - `cluster`: all that a Redis Cluster does differently
 //! - `script`, `side_keys`, `slot`: Lua scripts, names of our own keys, slots
 //!
 //! Rules and events are not known here: a [`Plan`](crate::plan::Plan) comes resolved.
 
 mod address;
+mod answer;
 mod applied;
 mod apply;
 mod aside;
+mod backend;
 mod checkpoints;
 mod claim;
 mod cluster;
 mod commands;
-mod connection;
 mod connection_state;
 mod eviction;
 mod failure;
@@ -37,9 +40,9 @@ mod lifetime;
 pub(crate) mod script;
 mod second_deletes;
 mod secret;
-mod sentinel;
 mod server;
 pub(crate) mod side_keys;
+mod single;
 pub(crate) mod slot;
 mod socket;
 mod tag_maintenance;
@@ -57,29 +60,28 @@ pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;
 pub use eviction::Eviction;
 pub use failure::{CacheError, CommandError, Outage};
-pub use lease::{FillOutcome, Grant, new_token};
+pub use lease::{FillOutcome, Grant};
 pub use lifetime::LONGEST_LEASE;
-pub use script::READER_SCRIPTS;
 pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};
 pub use server::ServerInfo;
 pub use tag_maintenance::{SCAN_STEP, TagSets, TagSlice};
 pub use tags::{Drained, Invalidated};
+pub use unstale_reader::protocol::new_token;
+pub use unstale_reader::protocol::scripts::READER_SCRIPTS;
 pub use workers::{REPORT_COUNTS_FOR, ReportedWorker, WorkerReport};
 
 use std::time::Duration;
 
 use redis::{Cmd, Value};
 
-use crate::config::{RedisConfig, RedisMode};
+use crate::config::RedisConfig;
+use backend::Backend;
 use checkpoints::OwnCheckpoints;
-use cluster::Cluster;
-use connection::PrimaryConnection;
-use without_memory::Deleter;
 
 /// Client of the Redis server or cluster that holds the cache.
 #[derive(Debug)]
 pub struct Cache {
-    redis: Redis,
+    backend: Backend,
     tag_prefix: String,
     fence_ttl_ms: i64,
     served_stale_ms: i64,
@@ -92,16 +94,6 @@ pub struct Cache {
     second_deletes: String,
     heals_beside: bool,
     refuses_eviction: bool,
-    deleter: tokio::sync::Mutex<Option<Deleter>>,
-}
-
-/// Kind of Redis deployment.
-#[derive(Debug)]
-enum Redis {
-    /// One server takes all writes.
-    Primary(PrimaryConnection),
-    /// Each primary takes the writes of its slots.
-    Cluster(Cluster),
 }
 
 /// Default maximum time for which an old value is readable while a new one loads. It covers the
@@ -114,15 +106,10 @@ impl Cache {
     /// # Errors
     /// The mode is not supported, or a URL or a PEM text is not usable.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        let redis = match config.mode {
-            RedisMode::Cluster => Redis::Cluster(Cluster::new(config, queue)?),
-            RedisMode::Single | RedisMode::Sentinel { .. } => {
-                Redis::Primary(PrimaryConnection::new(config, side_keys::probe(queue))?)
-            }
-        };
-        let checkpoint_hashes = checkpoints::names(queue, matches!(redis, Redis::Cluster(_)));
+        let backend = Backend::new(config, queue)?;
+        let checkpoint_hashes = backend.checkpoint_hashes(queue);
         Ok(Self {
-            redis,
+            backend,
             tag_prefix: config.tag_prefix.clone(),
             fence_ttl_ms: lifetime::millis(config.fence_ttl),
             served_stale_ms: lifetime::millis(SERVED_STALE),
@@ -134,7 +121,6 @@ impl Cache {
             second_deletes: side_keys::second_deletes(queue),
             heals_beside: false,
             refuses_eviction: false,
-            deleter: tokio::sync::Mutex::default(),
         })
     }
 
@@ -174,11 +160,6 @@ impl Cache {
         Self { aside_filled_for: filled_for, ..self }
     }
 
-    /// Returns whether Redis is a cluster.
-    pub fn is_cluster(&self) -> bool {
-        matches!(self.redis, Redis::Cluster(_))
-    }
-
     /// Checks that Redis answers, has loaded its data and takes writes. Connects if there is no
     /// connection.
     ///
@@ -188,19 +169,13 @@ impl Cache {
     /// # Errors
     /// The reason why Redis is not usable.
     pub async fn probe(&self) -> Result<(), Outage> {
-        match &self.redis {
-            Redis::Primary(link) => link.probe().await?,
-            Redis::Cluster(cluster) => cluster.probe().await?,
-        }
+        self.backend.probe().await?;
         if self.refuses_eviction { self.refuse_eviction().await } else { Ok(()) }
     }
 
     /// Returns the state of the connection, without a request.
     pub fn state(&self) -> ConnectionState {
-        match &self.redis {
-            Redis::Primary(link) => link.state(),
-            Redis::Cluster(cluster) => cluster.state(),
-        }
+        self.backend.state()
     }
 
     /// Returns the prefix of the names of tags' sets (`UNSTALE_TAG_PREFIX`).
@@ -214,35 +189,11 @@ impl Cache {
 
     /// Gives the connection up, so that nothing more is sent before the next probe.
     pub fn give_up(&self, outage: &Outage) {
-        match &self.redis {
-            Redis::Primary(link) => {
-                if let Ok(live) = link.live() {
-                    link.give_up(&live, outage);
-                }
-            }
-            Redis::Cluster(cluster) => cluster.give_up(outage),
-        }
+        self.backend.give_up(outage);
     }
 
     /// Runs one command by itself, outside any batch.
     async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
-        match &self.redis {
-            Redis::Primary(link) => link.call(name, command).await,
-            Redis::Cluster(cluster) => cluster.call(name, &command).await,
-        }
+        self.backend.call(name, command).await
     }
-}
-
-/// Reads whole numbers from a script's answer.
-fn integers<const N: usize>(value: &Value) -> Option<[u64; N]> {
-    let Value::Array(items) = value else { return None };
-    let mut numbers = [0; N];
-    for (number, item) in numbers.iter_mut().zip(items) {
-        *number = match item {
-            Value::Int(int) => u64::try_from(*int).ok()?,
-            Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok()?,
-            _ => return None,
-        };
-    }
-    (items.len() == N).then_some(numbers)
 }

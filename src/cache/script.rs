@@ -1,13 +1,15 @@
-//! The Lua scripts, each in a file of its own, and how a pipeline calls them.
+//! The Lua scripts, each in a file of its own, and how a pipeline calls them. Those of readers, and
+//! the pieces that both sides share, are in the package `unstale-reader`.
 
 use std::sync::LazyLock;
 
 use redis::{Arg, Cmd};
+use unstale_reader::protocol::scripts as shared;
 
 /// A script and its SHA-1, by which Redis knows it.
 #[derive(Debug)]
 pub(super) struct Script {
-    source: &'static str,
+    source: String,
     sha1: String,
     /// Bit of the script in [`Sent`].
     bit: u8,
@@ -26,8 +28,8 @@ impl Sent {
 }
 
 impl Script {
-    fn new(bit: u8, source: &'static str) -> Self {
-        Self { source, sha1: redis::Script::new(source).get_hash().to_owned(), bit }
+    fn new(bit: u8, source: String) -> Self {
+        Self { sha1: redis::Script::new(&source).get_hash().to_owned(), source, bit }
     }
 
     /// Returns a call of the script. The first call in a batch sends the source (EVAL), which also
@@ -41,7 +43,7 @@ impl Script {
         let mut command = Cmd::new();
         if sent.0 & (1 << self.bit) == 0 {
             sent.0 |= 1 << self.bit;
-            command.arg("EVAL").arg(self.source);
+            command.arg("EVAL").arg(&self.source);
         } else {
             command.arg("EVALSHA").arg(&self.sha1);
         }
@@ -62,7 +64,7 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     let (_, name) = (arguments.next()?, arguments.next()?);
     let script = ALL.iter().find(|script| script.sha1.as_bytes() == name)?;
     let mut command = Cmd::new();
-    command.arg("EVAL").arg(script.source);
+    command.arg("EVAL").arg(&script.source);
     for argument in arguments {
         command.arg(argument);
     }
@@ -103,12 +105,22 @@ static ALL: [&LazyLock<Script>; 29] = [
     &SCAN_MEMBERS,
 ];
 
+/// A part of a script: a file of ours, or a constant of the package of readers.
+macro_rules! piece {
+    ($file:literal) => {
+        include_str!(concat!("lua/", $file))
+    };
+    ($shared:ident) => {
+        shared::$shared
+    };
+}
+
 macro_rules! scripts {
-    ($($name:ident = $bit:literal: $($file:literal),+;)+) => {
+    ($($name:ident = $bit:literal: $($piece:tt),+;)+) => {
         $(
-            #[doc = concat!("See ", $("`lua/", $file, "` ",)+ ".")]
+            #[doc = concat!("Joined from ", $("`", stringify!($piece), "` ",)+ ".")]
             pub(super) static $name: LazyLock<Script> =
-                LazyLock::new(|| Script::new($bit, concat!($(include_str!(concat!("lua/", $file))),+)));
+                LazyLock::new(|| Script::new($bit, [$(piece!($piece)),+].concat()));
         )+
 
         /// Checks that no two scripts share a bit: the second would not be sent in full, and be
@@ -126,29 +138,29 @@ macro_rules! scripts {
 }
 
 scripts! {
-    WRITE_TAGGED = 0: "tag_member.lua", "write_tagged.lua";
-    INVALIDATE_TAGS = 1: "text.lua", "side_key.lua", "sequence.lua", "invalidate_tags.lua";
+    WRITE_TAGGED = 0: TAG_MEMBER, "write_tagged.lua";
+    INVALIDATE_TAGS = 1: TEXT, "side_key.lua", "sequence.lua", "invalidate_tags.lua";
     DRAIN_SLICE = 2: "side_key.lua", "members.lua", "drain_slice.lua";
-    GRANT_LEASE = 3: "text.lua", "grant_lease.lua";
-    FILL = 4: "text.lua", "generation.lua", "tag_member.lua", "fill.lua";
-    RELEASE_LEASE = 5: "text.lua", "release_lease.lua";
+    GRANT_LEASE = 3: TEXT, "grant_lease.lua";
+    FILL = 4: FILL;
+    RELEASE_LEASE = 5: RELEASE;
     MAINTAIN_SLICE = 6: "side_key.lua", "members.lua", "maintain_slice.lua";
-    KEEP_LOCK = 7: "text.lua", "keep_lock.lua";
-    CLAIM_LOAD = 10: "text.lua", "claim_load.lua";
-    KEEP_LOAD = 11: "text.lua", "keep_load.lua";
-    END_LOAD = 12: "text.lua", "end_load.lua";
+    KEEP_LOCK = 7: TEXT, "keep_lock.lua";
+    CLAIM_LOAD = 10: TEXT, "claim_load.lua";
+    KEEP_LOAD = 11: TEXT, "keep_load.lua";
+    END_LOAD = 12: TEXT, "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
-    WRITE_FENCED = 9: "tag_member.lua", "fence.lua", "write_fenced.lua";
+    WRITE_FENCED = 9: TAG_MEMBER, "fence.lua", "write_fenced.lua";
     SCHEDULE_SECOND_DELETES = 13: "schedule_second_deletes.lua";
     RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
     DUE_SECOND_DELETES = 14: "due_second_deletes.lua";
     FINISH_SECOND_DELETES = 15: "finish_second_deletes.lua";
     REPORT_WORKER = 16: "report_worker.lua";
-    NUMBERS = 24: "text.lua", "sequence.lua", "numbers.lua";
-    DETACH_TAG = 25: "text.lua", "side_key.lua", "members.lua", "detach_tag.lua";
+    NUMBERS = 24: TEXT, "sequence.lua", "numbers.lua";
+    DETACH_TAG = 25: TEXT, "side_key.lua", "members.lua", "detach_tag.lua";
     DROP_DETACHED = 26: "drop_detached.lua";
-    ADD_MEMBER = 27: "tag_member.lua", "add_member.lua";
-    JOIN_TAG = 28: "text.lua", "generation.lua", "tag_member.lua", "join_tag.lua";
+    ADD_MEMBER = 27: TAG_MEMBER, "add_member.lua";
+    JOIN_TAG = 28: JOIN;
     CHECKPOINT_WRITE = 17: "checkpoint_write.lua";
     CHECKPOINT_TICK = 18: "checkpoint.lua", "checkpoint_tick.lua";
     CHECKPOINT_ENTER = 19: "checkpoint.lua", "checkpoint_enter.lua";
@@ -156,7 +168,7 @@ scripts! {
     HEAL_TAKE = 21: "checkpoint.lua", "heal_take.lua";
     HEAL_CHECKPOINT = 22: "heal_checkpoint.lua";
     HEAL_FINISH = 23: "checkpoint.lua", "heal_finish.lua";
-    FORWARD_SEQUENCE = 29: "text.lua", "sequence.lua", "forward_sequence.lua";
+    FORWARD_SEQUENCE = 29: TEXT, "sequence.lua", "forward_sequence.lua";
     SET_ASIDE = 31: "set_aside.lua";
     LOOK_ASIDE = 32: "members.lua", "look_aside.lua";
     COME_BACK = 33: "come_back.lua";
@@ -171,29 +183,3 @@ scripts! {
     TAKE_SECOND_LOOK = 41: "side_key.lua", "members.lua", "take_second_look.lua";
     SCAN_MEMBERS = 43: "members.lua", "scan_members.lua";
 }
-
-/// The complete scripts of the readers' protocol, by their published names. The page
-/// `docs/reference/reader-scripts.md` prints them, and every client sends them.
-pub const READER_SCRIPTS: [(&str, &str); 4] =
-    [("read", READ), ("join", JOIN), ("fill", FILL_SOURCE), ("release", RELEASE_SOURCE)];
-
-/// Finds a value, or takes the lease.
-pub(crate) const READ: &str = concat!(include_str!("lua/text.lua"), include_str!("lua/read.lua"));
-/// Adds a key to a tag's set and checks the tag's generation. A fill runs it for a tag whose set is
-/// in another slot than the key.
-pub(crate) const JOIN: &str = concat!(
-    include_str!("lua/text.lua"),
-    include_str!("lua/generation.lua"),
-    include_str!("lua/tag_member.lua"),
-    include_str!("lua/join_tag.lua")
-);
-/// Fills a key and adds it to the sets of tags on the same server.
-pub(crate) const FILL_SOURCE: &str = concat!(
-    include_str!("lua/text.lua"),
-    include_str!("lua/generation.lua"),
-    include_str!("lua/tag_member.lua"),
-    include_str!("lua/fill.lua")
-);
-/// Releases a lease.
-pub(crate) const RELEASE_SOURCE: &str =
-    concat!(include_str!("lua/text.lua"), include_str!("lua/release_lease.lua"));

@@ -1,8 +1,8 @@
 //! Software, version and role of the Redis server.
 
 use super::Cache;
+use super::answer::text_of;
 use super::failure::CommandError;
-use super::workers::text_of;
 
 /// Description that a server gives of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

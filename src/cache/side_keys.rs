@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+pub(crate) use unstale_reader::protocol::side_keys::SEQUENCE;
+use unstale_reader::protocol::side_keys::{self as shared, PREFIX};
+
 /// Purpose of a side key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -23,11 +26,11 @@ pub(crate) enum Kind {
 impl Kind {
     const fn as_str(self) -> &'static str {
         match self {
-            Self::Lease => "lease",
+            Self::Lease => shared::LEASE,
             Self::Load => "load",
             Self::NextLoad => "next",
             Self::Fence => "fence",
-            Self::Generation => "gen",
+            Self::Generation => shared::GENERATION,
             Self::Drain => "drain",
         }
     }
@@ -39,24 +42,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Returns the side key of a key, in the same slot of a Redis Cluster wherever possible. The key's
-/// own hash tag decides the slot; without one, the key itself becomes the hash tag.
-///
-/// A key with a `}` and no hash tag has no such name: its side key is good for a single server
-/// only. `lua/side_key.lua` has the same rule.
+/// Returns the side key of a key, in the same slot of a Redis Cluster wherever possible. The
+/// rule is in the readers' package, and `lua/side_key.lua` has the same one.
 pub(crate) fn side_key(kind: Kind, key: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(key.len() + 18);
-    write_side_key(kind, key, &mut name);
-    name
+    shared::side_key(kind.as_str(), key)
 }
 
 /// Appends [`side_key`] to a buffer.
 pub(super) fn write_side_key(kind: Kind, key: &[u8], name: &mut Vec<u8>) {
-    let (before, after): (&[u8], &[u8]) =
-        if memchr::memchr(b'}', key).is_some() { (b":", b"") } else { (b"/{", b"}") };
-    for part in [b"unstale:", kind.as_str().as_bytes(), before, key, after] {
-        name.extend_from_slice(part);
-    }
+    shared::write_side_key(kind.as_str(), key, name);
 }
 
 /// Returns the name of a key's fence for one family. With a `}` in the key, the name ends in the
@@ -92,11 +86,8 @@ pub(super) fn aside(set: &[u8]) -> [Vec<u8>; 4] {
 /// Returns whether a key is one of unstale's own. Rules and tags must never reach such a key;
 /// `lua/side_key.lua` has the same rule.
 pub(crate) fn is_own(key: &[u8]) -> bool {
-    key.starts_with(b"unstale:")
+    key.starts_with(PREFIX.as_bytes())
 }
-
-/// Counter that orders invalidations of tags and grants of leases.
-pub(crate) const SEQUENCE: &[u8] = b"unstale:seq";
 
 /// Secret with which workers sign republished messages.
 pub(super) const SECRET: &[u8] = b"unstale:secret";
@@ -147,28 +138,26 @@ pub(super) fn probe_with_tag(tag: &str, queue: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Returns the slot's input by the Redis Cluster specification: between the first `{` and the
-    /// first `}` after it, unless empty.
     fn hash_tag(key: &str) -> &str {
-        let Some((_, rest)) = key.split_once('{') else { return key };
-        rest.split_once('}').map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
+        std::str::from_utf8(super::super::slot::hash_tag(key.as_bytes())).unwrap()
     }
 
     #[test]
-    fn a_side_key_shares_the_slot_of_its_key() {
-        for (key, expected) in [
-            ("a", "unstale:lease/{a}"),
-            ("{a}", "unstale:lease:{a}"),
-            ("{a", "unstale:lease/{{a}"),
-            ("x:{user:{42}:p}", "unstale:lease:x:{user:{42}:p}"),
-            ("a}b{c}", "unstale:lease:a}b{c}"),
-            ("", "unstale:lease/{}"),
-        ] {
-            let side = String::from_utf8(side_key(Kind::Lease, key.as_bytes())).unwrap();
-            assert_eq!(side, expected);
-            if !key.is_empty() {
-                assert_eq!(hash_tag(&side), hash_tag(key), "{key}");
+    fn each_purpose_has_a_side_key_of_its_own_in_the_slot_of_the_key() {
+        let kinds =
+            [Kind::Lease, Kind::Load, Kind::NextLoad, Kind::Fence, Kind::Generation, Kind::Drain];
+        for key in ["a", "{a}", "{a", "x:{user:{42}:p}", "a}b{c}"] {
+            let mut names: Vec<_> = kinds
+                .iter()
+                .map(|kind| String::from_utf8(side_key(*kind, key.as_bytes())).unwrap())
+                .collect();
+            for name in &names {
+                assert!(is_own(name.as_bytes()), "{name}");
+                assert_eq!(hash_tag(name), hash_tag(key), "{name}");
             }
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), kinds.len(), "{key}");
         }
     }
 
@@ -224,15 +213,5 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all);
-    }
-
-    #[test]
-    fn no_two_keys_share_a_side_key() {
-        let keys = ["a", "{a}", "a}", "{a", "{}", "{}a", "/{a}", ":a", "a}b", "{}{x}", "{{a}}"];
-        let mut sides: Vec<_> =
-            keys.iter().map(|key| side_key(Kind::Lease, key.as_bytes())).collect();
-        sides.sort();
-        sides.dedup();
-        assert_eq!(sides.len(), keys.len());
     }
 }

@@ -2,6 +2,8 @@
 
 use redis::{Arg, Cmd};
 
+pub(crate) use unstale_reader::protocol::slot::{has_side_keys, hash_tag};
+
 /// Number of slots in every cluster.
 pub(crate) const SLOTS: u16 = 16_384;
 
@@ -17,11 +19,6 @@ pub(crate) fn of_command(command: &Cmd) -> u16 {
         _ => b"",
     };
     slot(argument(if argument(0).starts_with(b"EVAL") { 3 } else { 1 }))
-}
-
-/// Returns whether the side keys of a key are in its slot: see `side_keys.rs`.
-pub(crate) fn has_side_keys(key: &[u8]) -> bool {
-    !key.contains(&b'}') || hash_tag(key).len() < key.len()
 }
 
 /// Returns a hash tag whose slot is in one of these ranges, ends included.
@@ -53,16 +50,6 @@ pub(crate) fn tags_of(slots: impl Iterator<Item = u16>) -> Vec<String> {
         }
     }
     tags
-}
-
-/// Returns the part of a key that is hashed: between the first `{` and the first `}` after it,
-/// unless empty.
-pub(crate) fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
-    match key[open + 1..].iter().position(|&byte| byte == b'}') {
-        Some(length) if length > 0 => &key[open + 1..=open + length],
-        _ => key,
-    }
 }
 
 /// Returns the CRC-16/XMODEM.
@@ -132,7 +119,7 @@ mod tests {
     #[test]
     fn has_side_keys_is_true_exactly_if_they_share_the_slot() {
         use super::super::side_keys::{Kind, side_key};
-        for key in ["a", "{a}", "x:{u:{42}:p}", "{a", "a}b", "{}{x}", "{}a", "a}{b}"] {
+        for key in ["", "a", "{a}", "x:{u:{42}:p}", "{a", "a}b", "{}{x}", "{}a", "a}{b}"] {
             let shares = slot(&side_key(Kind::Lease, key.as_bytes())) == slot(key.as_bytes());
             assert_eq!(has_side_keys(key.as_bytes()), shares, "{key}");
         }

@@ -9,9 +9,9 @@ use redis::Value;
 
 use super::aside::Asides;
 use super::failure::CommandError;
-use super::script::{KEEP_LOCK, MAINTAIN_SLICE, Sent, TAKE_SECOND_LOOK};
-use super::side_keys::{ASIDES, aside};
-use super::{Cache, Redis, integers, lifetime, side_keys, tags};
+use super::script::{KEEP_LOCK, Sent};
+use super::side_keys::ASIDES;
+use super::{Cache, lifetime, side_keys};
 
 /// Keys that one step of a scan visits, and members in one slice of a set: well below a millisecond
 /// of Redis' time.
@@ -59,23 +59,7 @@ impl Cache {
             .arg(SCAN_STEP)
             .arg("TYPE")
             .arg("set");
-        if let Redis::Cluster(cluster) = &self.redis {
-            return self.tag_sets_in_cluster(cluster, cursor, command).await;
-        }
-        let Value::Array(answer) = self.call("SCAN", command).await? else {
-            return Err(tags::unexpected());
-        };
-        let [Value::BulkString(next), Value::Array(sets)] = answer.as_slice() else {
-            return Err(tags::unexpected());
-        };
-        let next = std::str::from_utf8(next)
-            .ok()
-            .and_then(|next| next.parse().ok())
-            .ok_or_else(tags::unexpected)?;
-        let sets = sets.iter().filter_map(|set| {
-            if let Value::BulkString(set) = set { Some(set.clone()) } else { None }
-        });
-        Ok(TagSets { next, sets: sets.collect() })
+        self.backend.tag_sets(command, cursor).await
     }
 
     /// Sets aside, or only counts, the dead members in a slice of a tag's set: see
@@ -89,19 +73,7 @@ impl Cache {
         cursor: u64,
         only_count: bool,
     ) -> Result<TagSlice, CommandError> {
-        if let Redis::Cluster(cluster) = &self.redis {
-            return self.maintain_slice_in_cluster(cluster, set, cursor, only_count).await;
-        }
-        let mut command =
-            MAINTAIN_SLICE.call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
-        command
-            .arg(cursor)
-            .arg(SCAN_STEP)
-            .arg(u8::from(!only_count))
-            .arg(lifetime::millis(self.aside_filled_for));
-        let [next, looked, gone] =
-            integers(&self.call("maintenance", command).await?).ok_or_else(tags::unexpected)?;
-        Ok(TagSlice { next, looked, gone })
+        self.backend.maintain_slice(self, set, cursor, only_count).await
     }
 
     /// Returns an empty schedule of second looks.
@@ -109,13 +81,19 @@ impl Cache {
         Asides::new(self.aside_filled_for)
     }
 
-    /// Returns the tags' sets under our prefix with members set aside, by any worker. A cluster has
-    /// no list of them, so the result is empty.
+    /// Returns whether Redis lists the tags' sets with members set aside. If not, the caller that
+    /// sets members aside must remember the sets: see [`asides`](Self::asides).
+    pub fn lists_members_aside(&self) -> bool {
+        self.backend.lists_members_aside()
+    }
+
+    /// Returns the tags' sets under our prefix with members set aside, by any worker. The result is
+    /// empty if Redis has no list of them.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn sets_with_members_aside(&self) -> Result<Vec<Vec<u8>>, CommandError> {
-        if self.is_cluster() {
+        if !self.lists_members_aside() {
             return Ok(Vec::new());
         }
         let mut command = redis::cmd("SMEMBERS");
@@ -131,18 +109,7 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn take_second_look(&self, set: &[u8]) -> Result<bool, CommandError> {
-        match &self.redis {
-            Redis::Primary(_) => {
-                let mut command = TAKE_SECOND_LOOK
-                    .call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
-                command
-                    .arg(lifetime::millis(self.aside_filled_for))
-                    .arg(SCAN_STEP)
-                    .arg(fastrand::u32(..));
-                Ok(self.call("maintenance", command).await? == Value::Int(1))
-            }
-            Redis::Cluster(cluster) => self.take_second_look_in_cluster(cluster, set).await,
-        }
+        self.backend.take_second_look(self, set).await
     }
 
     /// Takes or keeps the lock for tag maintenance, which one worker holds at a time over all
@@ -160,12 +127,6 @@ impl Cache {
         command.arg(token).arg(lifetime::millis(ttl));
         Ok(self.call("lock", command).await? == Value::Int(1))
     }
-}
-
-/// Returns the keys of the scripts for members set aside.
-fn with_asides<'k>(set: &'k [u8], asides: &'k [Vec<u8>; 4]) -> [&'k [u8]; 6] {
-    let [first, second, third, fourth] = asides;
-    [set, first, second, third, fourth, ASIDES]
 }
 
 /// Returns SCAN's pattern for keys that begin with `prefix`.

@@ -12,11 +12,12 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::members;
 use super::failure::{self, CommandError};
 use super::lifetime::LONGEST_LEASE;
-use super::script::{DRAIN_SLICE, INVALIDATE_TAGS, Sent};
-use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, detached, side_key};
-use super::{Cache, Redis, integers, lifetime};
+use super::script::{INVALIDATE_TAGS, Sent};
+use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, side_key};
+use super::{Cache, lifetime};
 
 /// Number of members that one step deletes: a few milliseconds of Redis' time at most.
 pub(super) const SLICE: usize = 500;
@@ -79,30 +80,7 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn invalidate_tag(&self, tag: &str) -> Result<Invalidated, CommandError> {
-        if let Redis::Cluster(cluster) = &self.redis {
-            return self.invalidate_in_cluster(cluster, tag).await;
-        }
-        let value = self
-            .call_with_checkpoint(
-                INVALIDATE,
-                self.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
-            )
-            .await?;
-        let mut done = Invalidations::read(&value)?;
-        if !done.own.is_empty() {
-            warn_of_own_members(&self.tag_set(tag));
-        }
-        if !done.long.is_empty() {
-            warn_of_long_members(&self.tag_set(tag));
-        }
-        match done.refused.pop() {
-            Some((_, error)) => Err(error),
-            None => Ok(Invalidated {
-                existed: done.existed,
-                gone: done.gone,
-                draining: !done.draining.is_empty(),
-            }),
-        }
+        self.backend.invalidate_tag(self, tag).await
     }
 
     /// Returns a call that invalidates tags, until they have `members` members together.
@@ -163,26 +141,13 @@ impl Cache {
         let record = side_key(Kind::Drain, set);
         let mut drained = Drained { complete: true, ..Drained::default() };
         for number in self.drains(set, &record).await? {
-            let detached = detached(set, &number);
             let (mut cursor, mut left, mut has_long) = (0, true, false);
             while left {
                 if cancel.is_cancelled() {
                     return Ok(Drained { complete: false, ..drained });
                 }
-                let [next, existed, gone, more, lost, own, long] = match &self.redis {
-                    Redis::Primary(_) => {
-                        let mut command = DRAIN_SLICE.call(
-                            &mut Sent::default(),
-                            [&detached, &record, DRAINING_TAGS].into_iter(),
-                        );
-                        command.arg(cursor).arg(SLICE).arg(&number).arg(set);
-                        integers(&self.call_with_checkpoint("drain", command).await?)
-                            .ok_or_else(unexpected)?
-                    }
-                    Redis::Cluster(cluster) => {
-                        self.drain_slice_in_cluster(cluster, set, &number, cursor).await?
-                    }
-                };
+                let [next, existed, gone, more, lost, own, long] =
+                    self.backend.drain_slice(self, set, &number, cursor).await?;
                 drained.existed += existed;
                 drained.gone += gone;
                 drained.lost += lost;
@@ -230,10 +195,7 @@ impl Cache {
         let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else {
             return Err(unexpected());
         };
-        Ok(items
-            .into_iter()
-            .filter_map(|item| if let Value::BulkString(text) = item { Some(text) } else { None })
-            .collect())
+        Ok(members(items))
     }
 }
 

@@ -5,24 +5,13 @@
 //! them counts as done. The events are applied again as a whole once Redis takes writes, and only
 //! then acknowledged.
 
-use std::sync::Arc;
+use redis::{Cmd, Value};
 
-use redis::{Cmd, Pipeline, Value};
-
-use super::cluster::{Nodes, Unconfirmed};
-use super::commands::{CHUNK_COMMANDS, unlink};
+use super::Cache;
+use super::commands::unlink;
 use super::failure::{self, CommandError, Outage};
 use super::side_keys::{Kind, side_key};
-use super::socket::Socket;
-use super::{Cache, Redis};
 use crate::plan::{Command, Plan};
-
-/// A connection for deletions alone.
-#[derive(Debug)]
-pub(super) enum Deleter {
-    Primary(Arc<Socket>),
-    Cluster(Arc<Nodes>),
-}
 
 impl Cache {
     /// Deletes the keys that a plan deletes, and their leases. It skips the rest of the plan, and
@@ -48,51 +37,18 @@ impl Cache {
         if commands.is_empty() {
             return Ok(());
         }
-        let mut deleter = self.deleter.lock().await;
-        let deleted = self.delete_by(&mut deleter, &commands).await;
-        if deleted.is_err() {
-            *deleter = None;
-        }
-        deleted
+        self.backend.delete_apart(&commands).await
     }
+}
 
-    async fn delete_by(
-        &self,
-        deleter: &mut Option<Deleter>,
-        commands: &[Cmd],
-    ) -> Result<(), Outage> {
-        let way = match deleter.take() {
-            Some(way) => way,
-            None => match &self.redis {
-                Redis::Primary(link) => Deleter::Primary(link.connect_apart().await?),
-                Redis::Cluster(cluster) => Deleter::Cluster(cluster.connect_apart().await?),
-            },
-        };
-        for commands in commands.chunks(CHUNK_COMMANDS) {
-            let answers = match (&way, &self.redis) {
-                (Deleter::Cluster(nodes), Redis::Cluster(cluster)) => {
-                    let commands: Vec<&Cmd> = commands.iter().collect();
-                    cluster.run_or_fail(nodes, &commands, None, &mut Unconfirmed::default()).await?
-                }
-                (Deleter::Primary(socket), _) => {
-                    let mut pipeline = Pipeline::with_capacity(commands.len());
-                    for command in commands {
-                        pipeline.add_command(command.clone());
-                    }
-                    socket.send(&pipeline).await?
-                }
-                (Deleter::Cluster(_), Redis::Primary(_)) => return Ok(()),
-            };
-            // A refusal of one key shows when its event is applied.
-            for answer in answers {
-                if let Value::ServerError(error) = answer
-                    && let CommandError::Outage(outage) = failure::classify("UNLINK", &error)
-                {
-                    return Err(outage);
-                }
-            }
+/// Checks the answers to deletions. A refusal of one key shows when its event is applied.
+pub(super) fn check(answers: &[Value]) -> Result<(), Outage> {
+    for answer in answers {
+        if let Value::ServerError(error) = answer
+            && let CommandError::Outage(outage) = failure::classify("UNLINK", error)
+        {
+            return Err(outage);
         }
-        *deleter = Some(way);
-        Ok(())
     }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::Value;
 use serde::{Deserialize, Serialize};
 
+use super::answer::{integers, text_of, text_pairs};
 use super::failure::CommandError;
 use super::script::{REPORT_WORKER, Sent};
 use super::{Cache, lifetime};
@@ -108,8 +109,8 @@ impl Cache {
 
     /// Returns Redis' clock, in milliseconds since the Unix epoch.
     pub(super) async fn time_ms(&self) -> Result<u64, CommandError> {
-        let [seconds, micros] = super::integers(&self.call("TIME", redis::cmd("TIME")).await?)
-            .ok_or_else(unexpected)?;
+        let [seconds, micros] =
+            integers(&self.call("TIME", redis::cmd("TIME")).await?).ok_or_else(unexpected)?;
         Ok(seconds * 1_000 + micros / 1_000)
     }
 }
@@ -117,28 +118,6 @@ impl Cache {
 fn reported(worker: &str, age_ms: u64, text: &str) -> Option<ReportedWorker> {
     let report = serde_json::from_str(text).ok()?;
     Some(ReportedWorker { worker: worker.to_owned(), age: Duration::from_millis(age_ms), report })
-}
-
-pub(super) fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.clone()),
-        _ => None,
-    }
-}
-
-/// Reads a hash: an array in RESP2, a map in RESP3.
-pub(super) fn text_pairs(value: &Value) -> Option<Vec<(String, String)>> {
-    match value {
-        Value::Array(items) => {
-            let (pairs, _) = items.as_chunks::<2>();
-            pairs.iter().map(|[field, value]| Some((text_of(field)?, text_of(value)?))).collect()
-        }
-        Value::Map(pairs) => {
-            pairs.iter().map(|(field, value)| Some((text_of(field)?, text_of(value)?))).collect()
-        }
-        _ => None,
-    }
 }
 
 fn unexpected() -> CommandError {

@@ -1,22 +1,15 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
 mod big_tags;
-mod claims;
-mod fences;
-pub(crate) mod foreign_content;
-pub(crate) mod law;
-mod leases;
-pub(crate) mod long_members;
+mod conformance;
 mod outages;
 mod refusals;
-mod second_deletes;
-mod tag_maintenance;
 mod tls;
 mod verbs;
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 use unstale::cache::{Applied, Cache};
 use unstale::config::{RedisConfig, RedisMode, SecretUrl, TlsConfig};
 use unstale::plan::{Batch, EffectRef};
@@ -97,14 +90,14 @@ pub(crate) async fn try_apply(
 }
 
 pub(crate) async fn run<T: redis::FromRedisValue>(
-    connection: &mut MultiplexedConnection,
+    connection: &mut (impl ConnectionLike + Send),
     command: &[&str],
 ) -> T {
     try_run(connection, command).await.unwrap()
 }
 
 async fn try_run<T: redis::FromRedisValue>(
-    connection: &mut MultiplexedConnection,
+    connection: &mut (impl ConnectionLike + Send),
     command: &[&str],
 ) -> redis::RedisResult<T> {
     let mut cmd = redis::cmd(command[0]);

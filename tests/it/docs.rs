@@ -460,9 +460,17 @@ fn tests_in(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
             .collect();
         module.retain(|part| part != "mod" && part != "main" && part != "lib");
         let text = std::fs::read_to_string(&path).unwrap();
-        let mut is_test = false;
+        let (mut is_test, mut is_for_both) = (false, false);
         for line in text.lines().map(str::trim_start) {
-            if line.starts_with("mod tests {") {
+            if is_for_both && line != "}" {
+                // The names of bodies that run against a single server and a cluster.
+                let name = line.trim_end_matches([',', ';']);
+                for kind in ["single", "cluster"] {
+                    found.insert(format!("{}::{kind}::{name}", module.join("::")));
+                }
+            } else if is_for_both || line == "super::on_both! {" {
+                is_for_both = !is_for_both;
+            } else if line.starts_with("mod tests {") {
                 module.push("tests".into());
             } else if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                 is_test = true;

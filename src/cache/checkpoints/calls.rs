@@ -1,25 +1,18 @@
 //! Calls with which workers and commands enter, advance, read and leave checkpoints.
 
-use std::collections::{BTreeSet, HashSet};
-
 use redis::{Cmd, Value};
 
 use super::super::address::Address;
-use super::super::failure::{self, CommandError};
+use super::super::answer::text_pairs;
+use super::super::failure::CommandError;
 use super::super::script::{
     CHECKPOINT_ENTER, CHECKPOINT_HOLD, CHECKPOINT_LEAVE, CHECKPOINT_TAKE_OVER, CHECKPOINT_TICK,
-    Script, Sent,
+    Script,
 };
-use super::super::workers::{text_of, text_pairs};
-use super::super::{Cache, Redis, lifetime};
+use super::super::{Cache, lifetime};
+use super::moved::REPLACED;
 use super::own::{Mode, OwnState, WriteDraft};
-use super::{
-    CheckpointHash, Checkpoints, DEAD_KEPT, Entered, FRESH, LowWatermark, Tick, read_answer,
-    unexpected,
-};
-
-/// Answer of a script if another server wrote the checkpoints last.
-const REPLACED: i64 = 3;
+use super::{Checkpoints, DEAD_KEPT, Entered, FRESH, LowWatermark, Tick, read_answer, unexpected};
 
 /// Answers of the hashes to a worker that enters its checkpoints.
 struct Entering {
@@ -98,7 +91,7 @@ impl Cache {
         moved: &[String],
     ) -> Result<Entering, CommandError> {
         let mut numbers = Vec::new();
-        let may_move = matches!(self.redis, Redis::Cluster(_)) && moved.is_empty();
+        let may_move = self.backend.moves_slots() && moved.is_empty();
         let (answers, homes) = self
             .ask_checkpoints(|state| {
                 state.mode = Mode::Off;
@@ -189,43 +182,6 @@ impl Cache {
         Ok(Tick::Good(Checkpoints::together(
             answers.into_iter().map(|(_, checkpoints)| checkpoints),
         )))
-    }
-
-    /// Returns the identities of the servers that wrote checkpoints which others have now, if all
-    /// of them still serve: then slots have moved. `None` means that one was restarted, or replaced
-    /// by a replica.
-    async fn moved_slots(&self, answers: &[(i64, Checkpoints)]) -> Option<Vec<String>> {
-        let Redis::Cluster(cluster) = &self.redis else { return None };
-        let answering = answers
-            .iter()
-            .flat_map(|(_, checkpoints)| &checkpoints.hashes)
-            .map(|hash| hash.server.clone())
-            .collect();
-        let moved = moved_slots(answers, &answering);
-        if moved.is_some() {
-            return moved;
-        }
-        // A primary that all checkpoints have left may still serve.
-        let all: HashSet<String> = cluster
-            .infos()
-            .await
-            .iter()
-            .filter_map(text_of)
-            .filter_map(|info| identity(&info))
-            .collect();
-        moved_slots(answers, &all)
-    }
-
-    /// Notes the servers that have checkpoints of moved slots now.
-    async fn note_new_homes(&self, answers: &[(i64, Checkpoints)]) -> Result<(), CommandError> {
-        let moved =
-            answers.iter().zip(&self.checkpoint_hashes).filter(|((word, _), _)| *word == REPLACED);
-        let commands = moved.filter_map(|((_, checkpoints), name)| {
-            let server = checkpoints.hashes.first()?.server.as_str();
-            Some(super::arguments("HSET", &[name, "server", server]))
-        });
-        let commands: Vec<Cmd> = commands.collect();
-        self.ask_all(|_| commands).await.map(drop)
     }
 
     /// Removes this worker's field from the checkpoints, as its last action. `low` covers the
@@ -336,13 +292,12 @@ impl Cache {
 
     /// Returns a script's call on one of the hashes.
     pub(super) fn checkpoint_call(&self, script: &Script, place: usize) -> Cmd {
-        let mut sent =
-            if matches!(self.redis, Redis::Cluster(_)) { Sent::all() } else { Sent::default() };
-        script.call(&mut sent, [self.checkpoint_hashes[place].as_bytes()].into_iter())
+        script
+            .call(&mut self.backend.sent(), [self.checkpoint_hashes[place].as_bytes()].into_iter())
     }
 
-    /// Asks checkpoints by scripts. In a cluster, also returns the node that serves each of the
-    /// hashes.
+    /// Asks checkpoints by scripts. Also returns the node that serves each of the hashes, if there
+    /// are several nodes.
     pub(super) async fn ask_checkpoints(
         &self,
         ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
@@ -357,95 +312,11 @@ impl Cache {
         &self,
         ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
     ) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
-        match &self.redis {
-            Redis::Primary(_) => {
-                let mut answers = Vec::new();
-                for command in self.own_checkpoints.change(ask) {
-                    answers.push(self.call("checkpoints", command).await?);
-                }
-                Ok((answers, Vec::new()))
-            }
-            Redis::Cluster(cluster) => {
-                let asked = cluster
-                    .ask_checkpoints(self.checkpoint_hashes.len(), || {
-                        self.own_checkpoints.change(ask)
-                    })
-                    .await?;
-                let answers = asked
-                    .0
-                    .into_iter()
-                    .map(|answer| failure::of_answer("checkpoints", Some(answer)))
-                    .collect::<Result<Vec<_>, _>>();
-                if let Err(CommandError::Outage(outage)) = &answers {
-                    self.give_up(outage);
-                }
-                Ok((answers?, asked.1))
-            }
-        }
+        self.backend.ask_checkpoints(|| self.own_checkpoints.change(ask)).await
     }
-}
-
-/// Returns the identities of the servers that wrote checkpoints which others have now, if all of
-/// them are among `serving`.
-fn moved_slots(answers: &[(i64, Checkpoints)], serving: &HashSet<String>) -> Option<Vec<String>> {
-    let replaced = answers
-        .iter()
-        .filter(|(word, _)| *word == REPLACED)
-        .flat_map(|(_, checkpoints)| &checkpoints.hashes);
-    let writers: BTreeSet<&str> = replaced.filter_map(CheckpointHash::written_on).collect();
-    writers
-        .iter()
-        .all(|writer| serving.contains(*writer))
-        .then(|| writers.into_iter().map(str::to_owned).collect())
-}
-
-/// Reads the identity of a primary, as `lua/checkpoint.lua` does. A demoted one keeps its
-/// replication id for a moment.
-fn identity(info: &str) -> Option<String> {
-    let value =
-        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    if value("role").map(str::trim) != Some("master") {
-        return None;
-    }
-    let [run, replication] = ["run_id", "master_replid"].map(|name| value(name).map(str::trim));
-    Some(format!("{}:{}", run?, replication?))
 }
 
 /// Returns the offset as an argument of a script: empty if it is not known.
 fn offset(low: LowWatermark) -> String {
     low.offset.map_or_else(String::new, |offset| offset.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(word: i64, written_on: &str, server: &str) -> (i64, Checkpoints) {
-        (
-            word,
-            Checkpoints::of(
-                1,
-                server.to_owned(),
-                vec![("server".to_owned(), written_on.to_owned())],
-            ),
-        )
-    }
-
-    #[test]
-    fn slots_have_moved_if_their_writers_still_serve() {
-        let serving = ["a:1", "b:1"].map(str::to_owned).into_iter().collect();
-        let moved =
-            [answer(1, "a:1", "a:1"), answer(REPLACED, "a:1", "b:1"), answer(1, "b:1", "b:1")];
-        assert_eq!(moved_slots(&moved, &serving), Some(vec!["a:1".to_owned()]));
-        let restarted = [answer(REPLACED, "c:1", "a:1"), answer(1, "b:1", "b:1")];
-        assert_eq!(moved_slots(&restarted, &serving), None);
-    }
-
-    #[test]
-    fn an_identity_is_read_as_scripts_read_it() {
-        let info = "# Server\r\nrun_id:ab12\r\n# Replication\r\nrole:master\r\nmaster_replid:cd\r\nmaster_replid2:00\r\n";
-        assert_eq!(identity(info).as_deref(), Some("ab12:cd"));
-        assert_eq!(identity(&info.replace("role:master", "role:slave")), None);
-        assert_eq!(identity("run_id:ab12\r\n"), None);
-    }
 }

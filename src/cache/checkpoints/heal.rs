@@ -1,11 +1,11 @@
 //! The turn to heal after a loss, and the end of such a heal.
 
-use redis::Cmd;
+use std::ops::Range;
 
 use super::super::failure::{CommandError, Outage};
 use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
 use super::super::side_keys::SEQUENCE;
-use super::super::{Cache, Redis, lifetime};
+use super::super::{Cache, lifetime};
 use super::own::{Mode, OwnState};
 use super::{Checkpoints, FieldChange, HEAL_LOCK, HealDetails, HealRecord, HealTurn, LowWatermark};
 
@@ -16,61 +16,33 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn take_heal(&self) -> Result<HealTurn, CommandError> {
-        if let Redis::Cluster(_) = &self.redis {
-            return self.take_heal_in_cluster().await;
-        }
+        self.backend.take_heal(self).await
+    }
+
+    /// Asks for the locks of these hashes. `when` is the condition for the script.
+    pub(in crate::cache) async fn take_locks(
+        &self,
+        places: Range<usize>,
+        when: &str,
+    ) -> Result<Vec<(i64, Checkpoints)>, CommandError> {
+        let take = |state: &mut OwnState, place: usize| {
+            state.mode = Mode::Off;
+            state.checkpoints[place].lock += 1;
+            let mut command = self.checkpoint_call(&HEAL_TAKE, place);
+            command
+                .arg(&self.id)
+                .arg(state.checkpoints[place].lock)
+                .arg(lifetime::millis(HEAL_LOCK))
+                .arg(when);
+            command
+        };
         let (answers, _) =
-            self.ask_checkpoints(|state| vec![self.take(state, 0, "if wanted")]).await?;
-        Ok(match answers.first() {
-            Some((1, _)) => self.taken(answers),
-            Some((2, _)) => HealTurn::Done,
-            _ => HealTurn::Anothers,
-        })
+            self.ask_checkpoints(|state| places.map(|place| take(state, place)).collect()).await?;
+        Ok(answers)
     }
 
-    /// Takes the first lock, and with it all others. Whatever one primary lost, the heal covers
-    /// all: each hash is marked for healing, and each lock advanced.
-    async fn take_heal_in_cluster(&self) -> Result<HealTurn, CommandError> {
-        let (first, _) =
-            self.ask_checkpoints(|state| vec![self.take(state, 0, "in any case")]).await?;
-        if !matches!(first.first(), Some((1, _))) {
-            return Ok(HealTurn::Anothers);
-        }
-        if !self.read_checkpoints().await?.is_wanted() {
-            self.call(
-                "checkpoints",
-                super::arguments("HDEL", &[&self.checkpoint_hashes[0], "lock"]),
-            )
-            .await?;
-            return Ok(HealTurn::Done);
-        }
-        let (all, _) = self
-            .ask_checkpoints(|state| {
-                (0..self.checkpoint_hashes.len())
-                    .map(|place| self.take(state, place, "and want"))
-                    .collect()
-            })
-            .await?;
-        Ok(if all.iter().all(|(word, _)| *word == 1) {
-            self.taken(all)
-        } else {
-            HealTurn::Anothers
-        })
-    }
-
-    fn take(&self, state: &mut OwnState, place: usize, when: &str) -> Cmd {
-        state.mode = Mode::Off;
-        state.checkpoints[place].lock += 1;
-        let mut command = self.checkpoint_call(&HEAL_TAKE, place);
-        command
-            .arg(&self.id)
-            .arg(state.checkpoints[place].lock)
-            .arg(lifetime::millis(HEAL_LOCK))
-            .arg(when);
-        command
-    }
-
-    fn taken(&self, answers: Vec<(i64, Checkpoints)>) -> HealTurn {
+    /// Notes that this process has all locks.
+    pub(in crate::cache) fn has_turn(&self, answers: Vec<(i64, Checkpoints)>) -> HealTurn {
         self.own_checkpoints.change(|state| {
             state.mode = Mode::Healer;
             for (checkpoint, (_, checkpoints)) in state.checkpoints.iter_mut().zip(&answers) {
@@ -88,10 +60,7 @@ impl Cache {
     /// # Errors
     /// An outage, or the lock is not ours, or Redis refuses.
     pub async fn renew_heal(&self) -> Result<(), Outage> {
-        match &self.redis {
-            Redis::Primary(_) => self.write_checkpoint().await,
-            Redis::Cluster(cluster) => cluster.write_all_checkpoints(self).await,
-        }
+        self.backend.write_all_checkpoints(self).await
     }
 
     /// Ends the heal: stores this worker's checkpoint again and removes the request to heal.

@@ -34,10 +34,10 @@ use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
 use super::super::tags::BYTES_AT_ONCE;
-use super::Cluster;
 use super::checkpoint_writes::Unconfirmed;
 use super::nodes::Nodes;
-use super::tags::{Detached, SLICE};
+use super::tags::{Detached, SLICE, add_member};
+use super::{Cluster, SIDE_KEYS_APART};
 use crate::plan::{Command, EffectOutcome, Operation, OperationId, Plan};
 use crate::reason::Reason;
 
@@ -50,62 +50,63 @@ const BYTES_PER_PLAN: usize = 16 << 20;
 
 /// A plan that is being applied.
 struct PlanRun<'s> {
+    cache: &'s Cache,
     cluster: &'s Cluster,
     nodes: &'s Arc<Nodes>,
     plan: &'s Plan<'s>,
     now_ms: i64,
 }
 
-impl Cache {
+impl Cluster {
     /// See [`Cache::apply`]. Plans take effect one after another, in the order of their first
     /// polls.
-    pub(in crate::cache) async fn apply_in_cluster(
+    pub(in crate::cache) async fn apply(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         plan: &Plan<'_>,
     ) -> Result<Applied, Outage> {
-        let (nodes, _turn) = cluster.in_turn().await?;
-        let run = PlanRun { cluster, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
+        let (nodes, _turn) = self.in_turn().await?;
+        let run = PlanRun { cache, cluster: self, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
         let mut outcome = PlanOutcome::new(plan);
-        let applied = self.run_steps(&run, &mut outcome).await;
-        applied.inspect_err(|outage| cluster.connection.give_up(&nodes, outage))?;
+        let applied = run.run_steps(&mut outcome).await;
+        applied.inspect_err(|outage| self.connection.give_up(&nodes, outage))?;
         Ok(outcome.finish())
     }
+}
 
-    async fn run_steps(
-        &self,
-        run: &PlanRun<'_>,
-        outcome: &mut PlanOutcome<'_, '_>,
-    ) -> Result<(), Outage> {
+impl PlanRun<'_> {
+    async fn run_steps(&self, outcome: &mut PlanOutcome<'_, '_>) -> Result<(), Outage> {
         let mut unconfirmed = Unconfirmed::default();
-        self.refuse_homeless(run, outcome);
-        let detached = self.change_sets(run, outcome, &mut unconfirmed).await?;
-        let tagged = self.change_keys(run, &detached, outcome, &mut unconfirmed).await?;
-        self.complete_sets(run, &detached, &tagged, outcome, &mut unconfirmed).await
+        self.refuse_homeless(outcome);
+        let detached = self.change_sets(outcome, &mut unconfirmed).await?;
+        let tagged = self.change_keys(&detached, outcome, &mut unconfirmed).await?;
+        self.complete_sets(&detached, &tagged, outcome, &mut unconfirmed).await
     }
 
     /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
     /// Neither their loads nor their versions can be tracked.
-    fn refuse_homeless(&self, run: &PlanRun<'_>, outcome: &mut PlanOutcome<'_, '_>) {
-        for &id in run.plan.deletions().iter().chain(run.plan.in_order()) {
-            let Operation { target, command, .. } = *run.plan.operation(id);
+    fn refuse_homeless(&self, outcome: &mut PlanOutcome<'_, '_>) {
+        for &id in self.plan.deletions().iter().chain(self.plan.in_order()) {
+            let Operation { target, command, .. } = *self.plan.operation(id);
             // A counter has no side keys.
             let homeless = match command {
                 Command::Bump(_) => false,
-                Command::InvalidateTag => !slot::has_side_keys(self.tag_set(target).as_bytes()),
+                Command::InvalidateTag => {
+                    !slot::has_side_keys(self.cache.tag_set(target).as_bytes())
+                }
                 Command::Write(write) => {
                     !slot::has_side_keys(target.as_bytes())
                         || write
                             .tags
                             .iter()
-                            .any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
+                            .any(|tag| !slot::has_side_keys(self.cache.tag_set(tag).as_bytes()))
                 }
                 Command::Delete | Command::Expire(_) | Command::Serve => {
                     !slot::has_side_keys(target.as_bytes())
                 }
             };
             if homeless {
-                let message = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into();
+                let message = SIDE_KEYS_APART.into();
                 outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
             }
         }
@@ -114,11 +115,10 @@ impl Cache {
     /// Changes the sets of tags, and all keys that may be such a set.
     async fn change_sets(
         &self,
-        run: &PlanRun<'_>,
         outcome: &mut PlanOutcome<'_, '_>,
         unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<Detached>, Outage> {
-        let plan = run.plan;
+        let plan = self.plan;
         let invalidations: Vec<OperationId> = (plan.in_order().iter().copied())
             .filter(|&id| {
                 plan.operation(id).command == Command::InvalidateTag && !outcome.has_ended(id)
@@ -127,9 +127,9 @@ impl Cache {
         let mut number = 0;
         if !invalidations.is_empty() {
             let command = super::tags::numbers(invalidations.len());
-            let answer = run
+            let answer = self
                 .cluster
-                .run(run.nodes, &[&command], None, unconfirmed)
+                .run(self.nodes, &[&command], None, unconfirmed)
                 .await?
                 .pop()
                 .unwrap_or(Value::Nil);
@@ -156,7 +156,7 @@ impl Cache {
                 }
                 _ if outcome.has_ended(id) => {}
                 Command::InvalidateTag => {
-                    let set = self.tag_set(target);
+                    let set = self.cache.tag_set(target);
                     commands.push(
                         Subject::Detachment(id),
                         super::tags::detach(set.as_bytes(), number, most, most_bytes),
@@ -167,7 +167,7 @@ impl Cache {
                 Command::Write(write) if !write.tags.is_empty() => {
                     for tag in &write.tags {
                         if let Some(command) =
-                            self.add_member(target, tag, write.expiry, run.now_ms)
+                            add_member(self.cache, target, tag, write.expiry, self.now_ms)
                         {
                             commands.push(Subject::Quiet(id), command);
                         }
@@ -181,17 +181,17 @@ impl Cache {
                             1,
                         ),
                     );
-                    self.operation(&mut commands, plan, id, run.now_ms);
+                    self.cache.operation(&mut commands, plan, id, self.now_ms);
                 }
                 _ => {}
             }
         }
         let mut detached = Vec::new();
-        for (subject, answer) in self.answers(run, &commands, None, unconfirmed).await? {
+        for (subject, answer) in self.answers(&commands, None, unconfirmed).await? {
             if let Subject::Detachment(id) = subject
                 && !matches!(answer, Value::ServerError(_))
             {
-                let set = self.tag_set(plan.operation(id).target).into_bytes();
+                let set = self.cache.tag_set(plan.operation(id).target).into_bytes();
                 match Detached::read(id, set, numbers[&id], &answer) {
                     Some(one) => {
                         if one.is_absent() {
@@ -212,15 +212,14 @@ impl Cache {
     /// tags that were sent.
     async fn change_keys(
         &self,
-        run: &PlanRun<'_>,
         detached: &[Detached],
         outcome: &mut PlanOutcome<'_, '_>,
         unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<OperationId>, Outage> {
-        let plan = run.plan;
+        let plan = self.plan;
         let mut commands = Commands::in_cluster();
         let mut tagged = Vec::new();
-        self.schedule_second_deletes(&mut commands, plan);
+        self.cache.schedule_second_deletes(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
             let lease =
@@ -259,21 +258,21 @@ impl Cache {
                 Command::Write(write) if !write.tags.is_empty() => {
                     tagged.push(id);
                     match mark {
-                        Some(mark) => self.write_fenced(
+                        Some(mark) => self.cache.write_fenced(
                             &mut commands,
                             Subject::Operation(id),
                             target,
                             write,
                             (&mark, &[]),
-                            run.now_ms,
+                            self.now_ms,
                         ),
-                        None => self.set(&mut commands, id, target, write, run.now_ms),
+                        None => self.cache.set(&mut commands, id, target, write, self.now_ms),
                     }
                 }
-                _ => self.operation(&mut commands, plan, id, run.now_ms),
+                _ => self.cache.operation(&mut commands, plan, id, self.now_ms),
             }
         }
-        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+        for (subject, answer) in self.answers(&commands, Some(self.cache), unconfirmed).await? {
             outcome.note(subject, &answer, &commands)?;
         }
         Ok(tagged)
@@ -283,7 +282,6 @@ impl Cache {
     /// now, and leaves the others to the slow lane.
     async fn complete_sets(
         &self,
-        run: &PlanRun<'_>,
         detached: &[Detached],
         tagged: &[OperationId],
         outcome: &mut PlanOutcome<'_, '_>,
@@ -291,14 +289,14 @@ impl Cache {
     ) -> Result<(), Outage> {
         let mut commands = Commands::in_cluster();
         for &id in tagged {
-            let Operation { target, command: Command::Write(write), .. } = *run.plan.operation(id)
+            let Operation { target, command: Command::Write(write), .. } = *self.plan.operation(id)
             else {
                 continue;
             };
             for command in write
                 .tags
                 .iter()
-                .filter_map(|tag| self.add_member(target, tag, write.expiry, run.now_ms))
+                .filter_map(|tag| add_member(self.cache, target, tag, write.expiry, self.now_ms))
             {
                 commands.push(Subject::Quiet(id), command);
             }
@@ -315,7 +313,7 @@ impl Cache {
                 outcome.go_on(one.id);
             }
         }
-        for (subject, answer) in self.answers(run, &commands, Some(self), unconfirmed).await? {
+        for (subject, answer) in self.answers(&commands, Some(self.cache), unconfirmed).await? {
             outcome.note(subject, &answer, &commands)?;
         }
         Ok(())
@@ -325,7 +323,7 @@ impl Cache {
     fn deletion_of_any(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId) -> Cmd {
         let key = plan.operation(id).target.as_bytes();
         if slot::has_side_keys(key) {
-            self.deletion(plan, &[id], &mut commands.sent)
+            self.cache.deletion(plan, &[id], &mut commands.sent)
         } else {
             unlink([key].into_iter(), 1)
         }
@@ -335,18 +333,17 @@ impl Cache {
     /// while the sets change.
     fn is_in_place(&self, target: &str, command: Command<'_>) -> bool {
         let tagged = matches!(command, Command::Write(write) if !write.tags.is_empty());
-        !tagged && command != Command::InvalidateTag && target.starts_with(&self.tag_prefix)
+        !tagged && command != Command::InvalidateTag && target.starts_with(&self.cache.tag_prefix)
     }
 
     async fn answers(
         &self,
-        run: &PlanRun<'_>,
         commands: &Commands,
-        checkpoints: Option<&Self>,
+        checkpoints: Option<&Cache>,
         unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<(Subject, Value)>, Outage> {
         let all: Vec<&Cmd> = commands.chunks.iter().flat_map(Pipeline::cmd_iter).collect();
-        let answers = run.cluster.run(run.nodes, &all, checkpoints, unconfirmed).await?;
+        let answers = self.cluster.run(self.nodes, &all, checkpoints, unconfirmed).await?;
         Ok(commands.subjects.iter().copied().zip(answers).collect())
     }
 }

@@ -8,22 +8,38 @@
 //! A checkpoint that follows its slot is compared in its new place. So the first batch that is
 //! redirected to a primary with fewer writes than its predecessor confirmed finds that loss.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::Cache;
 use super::super::address::Address;
-use super::super::checkpoints::{self, CheckpointWrite};
-use super::super::failure::Outage;
+use super::super::checkpoints::CheckpointWrite;
+use super::super::failure::{self, CommandError, Outage};
 use super::super::script::{self, Sent};
+use super::super::side_keys;
+use super::super::slot::{self, SLOTS};
 use super::nodes::{Node, Nodes};
 use super::{Cluster, NodeBatch, Redirection, redirection};
 
+/// Distance in slots between two hashes of checkpoints. A primary with this many consecutive slots
+/// has one.
+const SLOTS_PER_CHECKPOINT: u16 = 128;
+
+/// Slot of the first hash. It is no multiple of usual step sizes for moving slots.
+const FIRST_SLOT: u16 = 97;
+
+/// Hash tags of a cluster's checkpoints. No worker may choose them: all must find the same ones.
+static CLUSTER_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    slot::tags_of(
+        (0..SLOTS / SLOTS_PER_CHECKPOINT).map(|checkpoint| slot_of(usize::from(checkpoint))),
+    )
+});
+
 /// Nodes that ran commands with no checkpoint write behind them yet.
 #[derive(Debug, Default)]
-pub(in crate::cache) struct Unconfirmed {
+pub(super) struct Unconfirmed {
     nodes: Vec<Arc<Node>>,
     /// Checkpoints whose slots are served by other nodes, as redirections of their writes showed.
     moved: Vec<(usize, Address)>,
@@ -60,8 +76,8 @@ pub(super) fn add_to_batches(
         }
         behind.push(Arc::clone(&batch.node));
         let checkpoint = checkpoint_at(cache, nodes, &batch.node, &[]);
-        if let Some((write, command)) = checkpoint
-            .and_then(|checkpoint| cache.checkpoint_write_on(checkpoint, &mut Sent::all()))
+        if let Some((write, command)) =
+            checkpoint.and_then(|checkpoint| cache.checkpoint_write(checkpoint, &mut Sent::all()))
         {
             batch.pipeline.add_command(command);
             batch.write = Some(write);
@@ -74,7 +90,7 @@ pub(super) fn add_to_batches(
 fn checkpoint_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Option<usize> {
     nodes.read(|all, owners| {
         let is_here = |checkpoint: usize| {
-            let owner = owners[usize::from(checkpoints::slot_of(checkpoint))];
+            let owner = owners[usize::from(slot_of(checkpoint))];
             all.get(usize::from(owner)).is_some_and(|owner| Arc::ptr_eq(owner, node))
         };
         (0..cache.checkpoint_hashes.len())
@@ -83,8 +99,28 @@ fn checkpoint_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) 
 }
 
 impl Cluster {
+    /// Returns the names of the hashes, which are spread evenly over the slots.
+    pub(in crate::cache) fn checkpoint_hashes(&self, queue: &str) -> Vec<String> {
+        hashes(queue)
+    }
+
+    /// See [`Cache::call_with_checkpoint`].
+    pub(in crate::cache) async fn call_with_checkpoint(
+        &self,
+        cache: &Cache,
+        name: &str,
+        command: Cmd,
+    ) -> Result<Value, CommandError> {
+        let answer = self.run_with_checkpoints(cache, &[command]).await?.pop();
+        let answer = failure::of_answer(name, answer);
+        if let Err(CommandError::Outage(outage)) = &answer {
+            self.give_up(outage);
+        }
+        answer
+    }
+
     /// Runs commands outside a plan, with checkpoint writes behind them.
-    pub(in crate::cache) async fn run_with_checkpoints(
+    pub(super) async fn run_with_checkpoints(
         &self,
         cache: &Cache,
         commands: &[Cmd],
@@ -107,7 +143,7 @@ impl Cluster {
         let (nodes, _turn) = self.in_turn().await?;
         let (writes, commands): (Vec<CheckpointWrite>, Vec<Cmd>) =
             (0..cache.checkpoint_hashes.len())
-                .filter_map(|checkpoint| cache.checkpoint_write_on(checkpoint, &mut Sent::all()))
+                .filter_map(|checkpoint| cache.checkpoint_write(checkpoint, &mut Sent::all()))
                 .unzip();
         let answers = self
             .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
@@ -119,11 +155,25 @@ impl Cluster {
         written.inspect_err(|outage| self.connection.give_up(&nodes, outage))
     }
 
-    /// Asks checkpoints. The commands are made once no checkpoint write is in flight. Also returns
-    /// the node that serves each of `count` hashes.
+    /// Asks checkpoints, which waits for the turn first. Also returns the node that serves each of
+    /// the hashes.
     pub(in crate::cache) async fn ask_checkpoints(
         &self,
-        count: usize,
+        ask: impl FnOnce() -> Vec<Cmd>,
+    ) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
+        let (answers, homes) = self.ask_in_turn(ask).await?;
+        let answers = answers
+            .into_iter()
+            .map(|answer| failure::of_answer("checkpoints", Some(answer)))
+            .collect::<Result<Vec<_>, _>>();
+        if let Err(CommandError::Outage(outage)) = &answers {
+            self.give_up(outage);
+        }
+        Ok((answers?, homes))
+    }
+
+    async fn ask_in_turn(
+        &self,
         ask: impl FnOnce() -> Vec<Cmd>,
     ) -> Result<(Vec<Value>, Vec<Address>), Outage> {
         let (nodes, _turn) = self.in_turn().await?;
@@ -131,12 +181,8 @@ impl Cluster {
         let answers = self
             .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
             .await?;
-        Ok((
-            answers,
-            (0..count)
-                .map(|checkpoint| nodes.owner(checkpoints::slot_of(checkpoint)).address.clone())
-                .collect(),
-        ))
+        let home = |checkpoint| nodes.owner(slot_of(checkpoint)).address.clone();
+        Ok((answers, (0..CLUSTER_TAGS.len()).map(home).collect()))
     }
 
     /// Returns the `INFO` of each connected node, even of those that no longer serve a slot. A node
@@ -201,8 +247,7 @@ impl Cluster {
                     cache.own_checkpoints.note_uncovered(&node.address);
                     break;
                 };
-                let Some((write, command)) =
-                    cache.checkpoint_write_on(checkpoint, &mut Sent::all())
+                let Some((write, command)) = cache.checkpoint_write(checkpoint, &mut Sent::all())
                 else {
                     break;
                 };
@@ -228,8 +273,31 @@ impl Cluster {
         unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
         for (checkpoint, to) in std::mem::take(&mut unconfirmed.moved) {
-            nodes.move_slot(checkpoints::slot_of(checkpoint), &self.node(nodes, &to).await?);
+            nodes.move_slot(slot_of(checkpoint), &self.node(nodes, &to).await?);
         }
         Ok(())
+    }
+}
+
+/// Returns the name of each hash.
+fn hashes(queue: &str) -> Vec<String> {
+    CLUSTER_TAGS.iter().map(|tag| side_keys::checkpoints_with_tag(tag, queue)).collect()
+}
+
+/// Returns the slot of the hash at that place.
+fn slot_of(checkpoint: usize) -> u16 {
+    u16::try_from(checkpoint).unwrap_or(0) % (SLOTS / SLOTS_PER_CHECKPOINT) * SLOTS_PER_CHECKPOINT
+        + FIRST_SLOT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checkpoints_of_a_cluster_are_spread_evenly_over_its_slots() {
+        let slots: Vec<u16> =
+            hashes("q{x}").iter().map(|name| slot::slot(name.as_bytes())).collect();
+        assert_eq!(slots, (0..128).map(|checkpoint| checkpoint * 128 + 97).collect::<Vec<u16>>());
     }
 }

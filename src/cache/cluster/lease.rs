@@ -5,19 +5,18 @@ use redis::Value;
 
 use super::super::Cache;
 use super::super::failure::{self, CommandError};
-use super::super::lease::{FillOutcome, Grant};
+use super::super::lease::{FillOutcome, Grant, NewValue};
 use super::super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
 use super::super::slot;
 use super::super::tags::{sequence_number, unexpected};
-use super::Cluster;
-use crate::registry::Expiry;
+use super::{Cluster, SIDE_KEYS_APART};
 
-impl Cache {
+impl Cluster {
     /// Grants a lease, and only then reads the sequence. A later invalidation voids the lease; the
     /// load sees the result of an earlier one.
-    pub(in crate::cache) async fn grant_in_cluster(
+    pub(in crate::cache) async fn grant_lease(
         &self,
         key: &str,
         token: &str,
@@ -63,28 +62,26 @@ impl Cache {
     /// invalidated since the grant. Then the value is set if the lease is still valid.
     ///
     /// An invalidation after the first step finds the key in the set and voids its lease.
-    pub(in crate::cache) async fn fill_in_cluster(
+    pub(in crate::cache) async fn fill(
         &self,
-        cluster: &Cluster,
-        (key, token): (&str, &str),
+        cache: &Cache,
+        token: &str,
         since: u64,
-        value: &[u8],
-        expiry: Expiry,
-        tags: &[String],
+        NewValue { key, value, expiry, tags }: NewValue<'_>,
     ) -> Result<FillOutcome, CommandError> {
         if !slot::has_side_keys(key.as_bytes())
-            || tags.iter().any(|tag| !slot::has_side_keys(self.tag_set(tag).as_bytes()))
+            || tags.iter().any(|tag| !slot::has_side_keys(cache.tag_set(tag).as_bytes()))
         {
             return Err(homeless());
         }
         let Some(lifetime @ Lifetime { unit, millis, set_millis }) =
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
-            self.release_lease(key, token).await?;
+            cache.release_lease(key, token).await?;
             return Ok(FillOutcome::Over);
         };
         let join = |tag: &String| {
-            let set = self.tag_set(tag).into_bytes();
+            let set = cache.tag_set(tag).into_bytes();
             let mut command = JOIN_TAG.call(
                 &mut Sent::all(),
                 [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter(),
@@ -92,9 +89,9 @@ impl Cache {
             command.arg(key).arg(since).arg(unit.option()).arg(lifetime.joined_millis());
             command
         };
-        for answer in cluster.run_alone(&tags.iter().map(join).collect::<Vec<_>>()).await? {
+        for answer in self.run_alone(&tags.iter().map(join).collect::<Vec<_>>()).await? {
             if answer != Value::Int(1) {
-                self.release_lease(key, token).await?;
+                cache.release_lease(key, token).await?;
                 return match failure::of_answer("fill", Some(answer))? {
                     Value::Int(0) => Ok(FillOutcome::Refused),
                     _ => Err(unexpected()),
@@ -114,5 +111,5 @@ impl Cache {
 
 /// Returns the error of a key or tag whose side keys would be in another slot.
 fn homeless() -> CommandError {
-    CommandError::Refused("a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot".into())
+    CommandError::Refused(SIDE_KEYS_APART.into())
 }

@@ -6,7 +6,8 @@
 //! command leaves the cache as a single one would. So events never see a redirection; they wait for
 //! it.
 //!
-//! The files, in reading order:
+//! `single` has files of the same names for the same subjects. A table in `docs/architecture.md`
+//! compares the two. The files, in reading order:
 //!
 //! - `topology`: finds the primaries
 //! - `nodes`: the primaries, their connections, and the owner of each slot
@@ -14,17 +15,20 @@
 //! - `checkpoint_writes`: checkpoints behind the commands of each primary
 //! - `tags`, `lease`, `tag_maintenance`: what takes one script on a single server and several steps
 //!   here
+//! - `heal`, `without_memory`: the turn to heal, and deletions on connections of their own
 //!
 //! The cluster client of redis-rs is not used: it keeps no order among commands of a slot, and
 //! hides which node ran a command. Checkpoints need both.
 
 mod apply;
 mod checkpoint_writes;
+mod heal;
 mod lease;
 mod nodes;
 mod tag_maintenance;
 mod tags;
 mod topology;
+mod without_memory;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,15 +43,14 @@ use super::Cache;
 use super::address::Address;
 use super::checkpoints::CheckpointWrite;
 use super::commands::{CHUNK_BYTES, CHUNK_COMMANDS};
-use super::connection_state::{Connect, ConnectionState, LiveConnection, SharedConnection};
+use super::connection_state::{ConnectionState, LiveConnection, SharedConnection};
 use super::failure::{self, CacheError, CommandError, Outage};
-use super::script;
+use super::script::{self, Sent};
 use super::slot;
 use super::socket::poll_once_each;
 use crate::config::RedisConfig;
-pub(super) use checkpoint_writes::Unconfirmed;
-use nodes::Node;
-pub(super) use nodes::Nodes;
+use checkpoint_writes::Unconfirmed;
+use nodes::{Node, Nodes};
 use topology::Topology;
 
 /// Maximum time for which one command follows redirections or waits for its slot to move. After it,
@@ -58,6 +61,9 @@ const FOLLOW: Duration = Duration::from_secs(10);
 /// that disagree about a slot redirect to and fro.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
+/// Refusal of a key or tag whose side keys would be in another slot.
+const SIDE_KEYS_APART: &str = "a } in a key or tag without a {…} before it: in a Redis Cluster, its side keys would be in another slot";
+
 /// Maximum number of slots that are followed at once.
 const FOLLOWED_AT_ONCE: usize = 64;
 
@@ -66,6 +72,8 @@ const FOLLOWED_AT_ONCE: usize = 64;
 pub(super) struct Cluster {
     connection: SharedConnection<Topology>,
     turn: Mutex<()>,
+    /// Connections for deletions alone.
+    apart: Mutex<Option<Arc<Nodes>>>,
 }
 
 /// Where a node redirects a command to.
@@ -86,6 +94,7 @@ impl Cluster {
         Ok(Self {
             connection: SharedConnection::new(Topology::new(config, queue)?),
             turn: Mutex::default(),
+            apart: Mutex::default(),
         })
     }
 
@@ -97,16 +106,20 @@ impl Cluster {
         self.connection.probe().await
     }
 
-    /// Opens other connections, to primaries that need not take writes.
-    pub(super) async fn connect_apart(&self) -> Result<Arc<Nodes>, Outage> {
-        self.connection.connect().connect().await
-    }
-
     /// Gives the connections up, so that nothing more is sent before the next probe.
     pub(super) fn give_up(&self, outage: &Outage) {
         if let Ok(nodes) = self.connection.live() {
             self.connection.give_up(&nodes, outage);
         }
+    }
+
+    /// A node that does not know a script answers so, and gets it then.
+    pub(super) fn sent(&self) -> Sent {
+        Sent::all()
+    }
+
+    pub(super) fn moves_slots(&self) -> bool {
+        true
     }
 
     /// Waits for the right to send a plan or other commands with checkpoints. It is granted in the
@@ -123,9 +136,9 @@ impl Cluster {
     }
 
     /// Runs one command by itself.
-    pub(super) async fn call(&self, name: &str, command: &Cmd) -> Result<Value, CommandError> {
+    pub(super) async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError> {
         let nodes = self.connection.live()?;
-        let answer = match self.follow(&nodes, slot::of_command(command), command).await {
+        let answer = match self.follow(&nodes, slot::of_command(&command), &command).await {
             Ok((answer, _)) => failure::of_answer(name, Some(answer)),
             Err(outage) => Err(outage.into()),
         };
@@ -160,7 +173,7 @@ impl Cluster {
             .inspect_err(|outage| self.connection.give_up(nodes, outage))
     }
 
-    pub(super) async fn run_or_fail(
+    async fn run_or_fail(
         &self,
         nodes: &Nodes,
         commands: &[&Cmd],
@@ -296,10 +309,12 @@ impl Cluster {
 
     /// Returns the node at an address, and connects if it is new.
     async fn node(&self, nodes: &Nodes, address: &Address) -> Result<Arc<Node>, Outage> {
-        match nodes.at(address) {
-            Some(node) => Ok(node),
-            None => Ok(nodes.add(self.connection.connect().node(address, &[]).await?)),
+        if let Some(node) = nodes.at(address) {
+            return Ok(node);
         }
+        // Boxed: it is rare, and would make the future of each plan much larger.
+        let connecting = Box::pin(self.connection.connect().node(address, &[]));
+        Ok(nodes.add(connecting.await?))
     }
 }
 

@@ -6,29 +6,33 @@
 //! has its lease or will be refused. A plan's write is long done, and its key joins the set once
 //! more afterwards.
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
-use super::super::Cache;
 use super::super::address::Address;
-use super::super::failure::{self, CommandError};
+use super::super::answer::slice;
+use super::super::failure::{self, CommandError, Outage};
 use super::super::script::{COME_BACK, LOOK_ASIDE, SET_ASIDE, Sent};
 use super::super::side_keys::{Kind, aside, side_key};
 use super::super::slot;
 use super::super::tag_maintenance::{CURSOR_BITS, SCAN_STEP, TagSets, TagSlice};
 use super::super::tags::unexpected;
+use super::super::{Cache, lifetime};
 use super::Cluster;
 use super::nodes::Node;
-use super::tags::slice;
 
-impl Cache {
+impl Cluster {
+    /// The list would be in one slot, and a set in another.
+    pub(in crate::cache) fn lists_members_aside(&self) -> bool {
+        false
+    }
+
     /// See [`Cache::tag_sets`]. Scans one primary after another.
-    pub(in crate::cache) async fn tag_sets_in_cluster(
+    pub(in crate::cache) async fn tag_sets(
         &self,
-        cluster: &Cluster,
-        cursor: u64,
         scan: Cmd,
+        cursor: u64,
     ) -> Result<TagSets, CommandError> {
-        let nodes = cluster.connection.live()?;
+        let nodes = self.connection.live()?;
         let primaries = nodes.read(|nodes, owners| {
             let mut places: Vec<u16> = owners.to_vec();
             places.sort_unstable();
@@ -44,9 +48,9 @@ impl Cache {
         };
         let answer = failure::of_answer(
             "SCAN",
-            Some(self.ask_node(node, scan).await.inspect_err(|outage| cluster.give_up(outage))?),
+            Some(ask(node, scan).await.inspect_err(|outage| self.give_up(outage))?),
         )?;
-        let (next, sets) = slice(&answer).ok_or_else(unexpected)?;
+        let (next, sets) = slice(answer).ok_or_else(unexpected)?;
         let next = match next {
             0 if place + 1 < primaries.len() as u64 => (place + 1) << CURSOR_BITS,
             0 => 0,
@@ -55,46 +59,37 @@ impl Cache {
         Ok(TagSets { next, sets })
     }
 
-    async fn ask_node(&self, node: &Node, command: Cmd) -> Result<Value, failure::Outage> {
-        let mut pipeline = redis::Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        Ok(node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
-    }
-
     /// See [`Cache::maintain_slice`]. Dead members are set aside.
-    pub(in crate::cache) async fn maintain_slice_in_cluster(
+    pub(in crate::cache) async fn maintain_slice(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         set: &[u8],
         cursor: u64,
         only_count: bool,
     ) -> Result<TagSlice, CommandError> {
         let (next, members) = self.scan_members(set, cursor, SCAN_STEP).await?;
         let looked = members.len() as u64;
-        let (_, gone) = self.there_and_gone(cluster, members).await?;
+        let (_, gone) = self.there_and_gone(members).await?;
         if !only_count && !gone.is_empty() {
             let keys = aside(set);
             let [first, second, third, fourth] = &keys;
             let mut command =
                 SET_ASIDE.call(&mut Sent::all(), [set, first, second, third, fourth].into_iter());
-            command.arg(self.aside_ms()).arg(&gone);
+            command.arg(lifetime::millis(cache.aside_filled_for)).arg(&gone);
             self.call("maintenance", command).await?;
         }
         Ok(TagSlice { next, looked, gone: gone.len() as u64 })
     }
 
-    /// Takes the second look at some members that are set aside. Returns whether more may be due.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub(in crate::cache) async fn take_second_look_in_cluster(
+    /// See [`Cache::take_second_look`].
+    pub(in crate::cache) async fn take_second_look(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         set: &[u8],
     ) -> Result<bool, CommandError> {
         let keys = aside(set);
         let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
-        look.arg(self.aside_ms()).arg(SCAN_STEP).arg(fastrand::u32(..));
+        look.arg(lifetime::millis(cache.aside_filled_for)).arg(SCAN_STEP).arg(fastrand::u32(..));
         let Value::Array(found) = self.call("maintenance", look).await? else {
             return Err(unexpected());
         };
@@ -106,7 +101,7 @@ impl Cache {
         let members = members.iter().filter_map(|member| {
             if let Value::BulkString(key) = member { Some(key.clone()) } else { None }
         });
-        let (there, gone) = self.there_and_gone(cluster, members.collect()).await?;
+        let (there, gone) = self.there_and_gone(members.collect()).await?;
         let mut command = COME_BACK.call(&mut Sent::all(), [filled.as_slice(), set].into_iter());
         command.arg(there.len()).arg(gone.len()).arg(&there).arg(&gone);
         self.call("maintenance", command).await?;
@@ -117,7 +112,6 @@ impl Cache {
     /// lease exists, or if we may not ask.
     async fn there_and_gone(
         &self,
-        cluster: &Cluster,
         members: Vec<Vec<u8>>,
     ) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), CommandError> {
         let exists = |member: &Vec<u8>| {
@@ -128,26 +122,28 @@ impl Cache {
             }
             command
         };
-        let answers = cluster.run_alone(&members.iter().map(exists).collect::<Vec<_>>()).await?;
+        let answers = self.run_alone(&members.iter().map(exists).collect::<Vec<_>>()).await?;
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for (member, answer) in members.into_iter().zip(answers) {
             if let Err(CommandError::Outage(outage)) =
                 failure::of_answer("EXISTS", Some(answer.clone()))
             {
-                cluster.give_up(&outage);
+                self.give_up(&outage);
                 return Err(outage.into());
             }
             if answer == Value::Int(0) { gone.push(member) } else { there.push(member) }
         }
         Ok((there, gone))
     }
-
-    fn aside_ms(&self) -> i64 {
-        super::super::lifetime::millis(self.aside_filled_for)
-    }
 }
 
 /// Returns a sort key that keeps the order of primaries the same in all looks.
 fn order(address: &Address) -> (String, u16) {
     (address.host.clone(), address.port)
+}
+
+async fn ask(node: &Node, command: Cmd) -> Result<Value, Outage> {
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.add_command(command);
+    Ok(node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
 }

@@ -4,6 +4,7 @@
 use redis::{Cmd, Value};
 
 use super::super::Cache;
+use super::super::answer::{self, slice};
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, SCAN_MEMBERS, Sent};
@@ -45,7 +46,7 @@ impl Detached {
             return None;
         };
         let is_whole = !members.is_empty();
-        let members = without_own(&set, texts(members));
+        let members = without_own(&set, answer::members(members.to_vec()));
         Some(Self {
             id,
             set,
@@ -124,34 +125,34 @@ pub(super) fn list(set: &[u8]) -> Cmd {
     command
 }
 
-impl Cache {
-    /// Returns a call that adds a key to a tag's set for the lifetime of its value, or `None` if
-    /// that is over.
-    pub(super) fn add_member(
-        &self,
-        key: &str,
-        tag: &str,
-        expiry: Expiry,
-        now_ms: i64,
-    ) -> Option<Cmd> {
-        let lifetime = Lifetime::draw(expiry, now_ms)?;
-        let mut command =
-            ADD_MEMBER.call(&mut Sent::all(), [self.tag_set(tag).as_bytes()].into_iter());
-        command.arg(key).arg(lifetime.unit.option()).arg(lifetime.joined_millis());
-        Some(command)
-    }
+/// Returns a call that adds a key to a tag's set for the lifetime of its value, or `None` if
+/// that is over.
+pub(super) fn add_member(
+    cache: &Cache,
+    key: &str,
+    tag: &str,
+    expiry: Expiry,
+    now_ms: i64,
+) -> Option<Cmd> {
+    let lifetime = Lifetime::draw(expiry, now_ms)?;
+    let mut command =
+        ADD_MEMBER.call(&mut Sent::all(), [cache.tag_set(tag).as_bytes()].into_iter());
+    command.arg(key).arg(lifetime.unit.option()).arg(lifetime.joined_millis());
+    Some(command)
+}
 
+impl Cluster {
     /// See [`Cache::invalidate_tag`].
-    pub(in crate::cache) async fn invalidate_in_cluster(
+    pub(in crate::cache) async fn invalidate_tag(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         tag: &str,
     ) -> Result<Invalidated, CommandError> {
-        let set = self.tag_set(tag).into_bytes();
+        let set = cache.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // The answer names no members, however few: one path serves all sizes.
         let detachment = detach(&set, number, 0, BYTES_AT_ONCE);
-        let answer = self.call_with_checkpoint("invalidate_tag", detachment).await?;
+        let answer = self.call_with_checkpoint(cache, "invalidate_tag", detachment).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
             return Err(unexpected());
@@ -167,7 +168,7 @@ impl Cache {
         for _ in 0..SLICES_AT_ONCE {
             let number = number.to_string();
             let [next, existed, gone, left, ..] =
-                self.drain_slice_in_cluster(cluster, &set, number.as_bytes(), cursor).await?;
+                self.drain_slice(cache, &set, number.as_bytes(), cursor).await?;
             (all_existed, all_gone) = (all_existed + existed, all_gone + gone);
             (cursor, is_left) = (next, left == 1);
             if !is_left {
@@ -186,9 +187,9 @@ impl Cache {
     ///
     /// It never reports a lost set: another worker may be about to remove the number from the
     /// record.
-    pub(in crate::cache) async fn drain_slice_in_cluster(
+    pub(in crate::cache) async fn drain_slice(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         set: &[u8],
         number: &[u8],
         cursor: u64,
@@ -197,7 +198,7 @@ impl Cache {
         let (next, members) = self.scan_members(&detached, cursor, SLICE).await?;
         let keys = without_own(set, members.clone());
         let long = keys.iter().filter(|key| key.len() > MAX_NAME_BYTES).count() as u64;
-        let existed = self.delete_members(cluster, &keys).await?;
+        let existed = self.delete_members(cache, &keys).await?;
         if !members.is_empty() {
             let mut leave = redis::cmd("SREM");
             leave.arg(&detached).arg(&members);
@@ -221,13 +222,13 @@ impl Cache {
     ) -> Result<(u64, Vec<Vec<u8>>), CommandError> {
         let mut scan = SCAN_MEMBERS.call(&mut Sent::all(), [set].into_iter());
         scan.arg(cursor).arg(most);
-        slice(&self.call("SSCAN", scan).await?).ok_or_else(unexpected)
+        slice(self.call("SSCAN", scan).await?).ok_or_else(unexpected)
     }
 
     /// Deletes keys and their leases, the leases first. Returns how many keys existed.
     async fn delete_members(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         members: &[Vec<u8>],
     ) -> Result<u64, CommandError> {
         let key = |key: &[u8]| {
@@ -240,7 +241,7 @@ impl Cache {
             .flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)])
             .collect();
         let mut existed = 0;
-        for pair in cluster.run_with_checkpoints(self, &commands).await?.chunks(2) {
+        for pair in self.run_with_checkpoints(cache, &commands).await?.chunks(2) {
             for answer in pair {
                 if let Value::ServerError(error) = answer {
                     return Err(failure::classify("UNLINK", error));
@@ -250,23 +251,6 @@ impl Cache {
         }
         Ok(existed)
     }
-}
-
-/// Reads an answer to `SSCAN`: the next cursor and some members.
-pub(super) fn slice(answer: &Value) -> Option<(u64, Vec<Vec<u8>>)> {
-    let Value::Array(parts) = answer else { return None };
-    let [Value::BulkString(cursor), Value::Array(members)] = parts.as_slice() else { return None };
-    let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;
-    Some((cursor, texts(members)))
-}
-
-fn texts(values: &[Value]) -> Vec<Vec<u8>> {
-    values
-        .iter()
-        .filter_map(
-            |value| if let Value::BulkString(text) = value { Some(text.clone()) } else { None },
-        )
-        .collect()
 }
 
 /// Removes unstale's own keys from the members of a tag's set, and logs them.

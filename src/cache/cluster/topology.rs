@@ -11,9 +11,9 @@ use redis::{Pipeline, Value};
 use url::Url;
 
 use super::super::address::Address;
+use super::super::answer::text;
 use super::super::connection_state::Connect;
 use super::super::failure::{self, CacheError, CommandError, Outage};
-use super::super::sentinel::text;
 use super::super::side_keys;
 use super::super::slot::{self, SLOTS};
 use super::super::socket::{self, Socket};
@@ -27,7 +27,7 @@ const OTHERS_WAIT: Duration = Duration::from_millis(250);
 /// Maximum number of remembered nodes, beside those of `UNSTALE_REDIS_URL`.
 const MOST_KNOWN: usize = 64;
 
-/// Checkpoints a slot without an owner.
+/// Owner of a slot that no node serves.
 const NOBODY: u16 = u16::MAX;
 
 /// Settings and addresses for finding nodes.
@@ -217,11 +217,12 @@ impl Connect for Topology {
 
 /// Reads `cluster_current_epoch` of `CLUSTER INFO`.
 fn epoch(info: &Value) -> Option<u64> {
-    let info = match info {
-        Value::VerbatimString { text, .. } => text,
-        other => text(Some(other))?,
-    };
-    info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?.trim().parse().ok()
+    text(info)?
+        .lines()
+        .find_map(|line| line.strip_prefix("cluster_current_epoch:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Reads an entry of `CLUSTER SLOTS`: first, last, then nodes as host, port, and more. A node that
@@ -231,7 +232,9 @@ fn range(entry: &Value, asked: &Address) -> Option<Range> {
     let [Value::Int(first), Value::Int(last), nodes @ ..] = parts.as_slice() else { return None };
     let address = |node: &Value| {
         let Value::Array(node) = node else { return None };
-        let (host, Some(Value::Int(port))) = (text(node.first()), node.get(1)) else { return None };
+        let (host, Some(Value::Int(port))) = (node.first().and_then(text), node.get(1)) else {
+            return None;
+        };
         Some(
             Address { host: host.unwrap_or_default().to_owned(), port: u16::try_from(*port).ok()? }
                 .or_host_of(asked),

@@ -72,7 +72,7 @@ pub(super) async fn gc(args: &GcArgs, config: &Config) -> Result<Exit, CliError>
     reach_redis(&cache).await?;
     let progress = progress();
     let mut total = Total::default();
-    let asides = (!args.dry_run && cache.is_cluster()).then(|| cache.asides());
+    let asides = (!args.dry_run && !cache.lists_members_aside()).then(|| cache.asides());
     let gc = Gc {
         args,
         cache: &cache,

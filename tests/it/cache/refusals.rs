@@ -6,64 +6,13 @@ use unstale::plan::EffectOutcome;
 use unstale::reason::Reason;
 use unstale::registry::{Action, Expiry};
 
-use super::{HOUR, Names, apply, cache, effect, run, slot, write};
+use super::{HOUR, apply, cache, effect, run, slot, write};
 use crate::end_to_end::stage::{SOON, Stage};
 use crate::permissions::documented_acl;
-use crate::support::{self, Redis, wait_until};
+use crate::support::{Redis, wait_until};
 
 fn refused(message: &str) -> EffectOutcome {
     EffectOutcome::Dead { reason: Reason::RedisRefused, message: message.into() }
-}
-
-#[tokio::test]
-async fn a_wrong_type_at_a_counter_or_tag_fails_only_its_effect() {
-    let (names, server) = (Names::new(), support::redis().await);
-    let (cache, mut redis) =
-        (cache(&server.url(), &names.of("q")).await, server.connection().await);
-    let (hash, text, huge, tag) =
-        (names.of("hash"), names.of("text"), names.of("huge"), names.of("tag"));
-    run::<()>(&mut redis, &["HSET", &hash, "f", "v"]).await;
-    run::<()>(
-        &mut redis,
-        &[
-            "MSET",
-            &text,
-            "secret",
-            &huge,
-            "9223372036854775807",
-            &format!("cache_tag:{tag}"),
-            "no set",
-        ],
-    )
-    .await;
-    run::<()>(&mut redis, &["MSET", &names.of("k"), "old", &names.of("w"), "old"]).await;
-    let effects = [
-        effect(0, &hash, Action::BumpVersion),
-        effect(0, &text, Action::BumpVersion),
-        effect(0, &huge, Action::BumpVersion),
-        effect(0, &tag, Action::InvalidateTag),
-        effect(0, names.of("w"), write("new", HOUR, &[&tag])),
-        effect(0, names.of("k"), Action::Delete),
-        effect(0, names.of("v"), Action::BumpVersion),
-    ];
-    let mut applied = apply(&cache, &effects).await;
-    applied.unsettled.sort_by_key(|(slot, _)| *slot);
-    assert_eq!(
-        applied.unsettled,
-        [
-            (slot(0), refused("INCRBY: WRONGTYPE")),
-            (slot(1), refused("INCRBY: ERR not an integer or out of range")),
-            (slot(2), refused("INCRBY: ERR the counter would overflow")),
-            (slot(3), refused("invalidate_tag: WRONGTYPE")),
-            (slot(4), refused("SADD, SET: WRONGTYPE")),
-        ]
-    );
-    assert_eq!(
-        run::<u64>(&mut redis, &["EXISTS", &names.of("k"), &names.of("w")]).await,
-        0,
-        "a value that no tag can reach is deleted"
-    );
-    assert_eq!(run::<u64>(&mut redis, &["GET", &names.of("v")]).await, 2);
 }
 
 #[tokio::test]

@@ -2,17 +2,12 @@
 
 mod failover;
 mod fences;
-mod foreign_content;
-mod law;
-mod leases;
-mod long_members;
 mod moves;
 mod outages;
 mod permissions;
 mod readers;
 mod second_deletes;
 mod tag_maintenance;
-mod tags;
 pub(crate) mod traffic;
 mod verbs;
 mod worker;

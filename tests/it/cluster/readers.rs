@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use unstale::cache::Cache;
-use unstale::reader::{Options, Outcome, Reader};
 use unstale::registry::{Action, Effect};
+use unstale_reader::{Options, Outcome, Reader};
 
 use super::cache;
 use crate::cache::{effect, try_apply};

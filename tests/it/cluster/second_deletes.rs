@@ -6,48 +6,12 @@ use unstale::cache::{DueSecondDelete, SecondDelete};
 use unstale::registry::{Action, Effect};
 
 use super::{cache, get};
-use crate::cache::{HOUR, Names, apply, effect, write};
+use crate::cache::{HOUR, apply, effect, write};
 use crate::end_to_end::stage::SOON;
-use crate::support::{self, RedisCluster, wait_until};
+use crate::support::{RedisCluster, wait_until};
 
 fn again(effect: Effect) -> Effect {
     Effect { again: Some(std::time::Duration::from_millis(1)), ..effect }
-}
-
-#[tokio::test]
-async fn a_second_delete_removes_late_values_from_every_node() {
-    let (names, cluster) = (Names::new(), support::redis_cluster().await);
-    let (cache, mut redis) = (cache(cluster, &names.of("q")).await, cluster.client().await);
-    let key = |n: usize| names.of(&format!("k{n}"));
-    let effects: Vec<_> = (0..20)
-        .map(|n| again(effect(0, key(n), Action::Delete)))
-        .chain(["small", "big"].map(|tag| again(effect(1, names.of(tag), Action::InvalidateTag))))
-        .collect();
-    assert_eq!(apply(&cache, &effects).await.unsettled, []);
-    // Late: keys, members of a small tag, and of one that no round trip can finish.
-    for n in 0..700 {
-        let _: () = redis.set(key(n), "stale").await.unwrap();
-    }
-    for (tag, members) in [("small", 20..50), ("big", 50..700)] {
-        let members: Vec<String> = members.map(key).collect();
-        let _: () = redis.sadd(format!("cache_tag:{}", names.of(tag)), members).await.unwrap();
-    }
-    // Not even nodes that have forgotten the scripts are in the way.
-    for node in 0..3 {
-        cluster.ask::<()>(node, &["SCRIPT", "FLUSH"]).await;
-    }
-    let mut done = 0;
-    wait_until(SOON, "all passes are done", async || {
-        let passes = cache.run_second_deletes("a").await.unwrap();
-        assert_eq!(passes.failed, <[String; 0]>::default());
-        done += passes.due.len();
-        done == 22
-    })
-    .await;
-    for n in 0..700 {
-        assert_eq!(get(&mut redis, &key(n)).await, None, "{n}");
-    }
-    assert_eq!(cache.run_second_deletes("a").await.unwrap().due, []);
 }
 
 /// The second delete is due while the primary of one of its keys is away: nothing is taken out before all of

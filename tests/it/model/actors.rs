@@ -11,7 +11,7 @@ use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
 use unstale::cache::{Cache, READER_SCRIPTS, SecondDelete};
 use unstale::config::RedisConfig;
-use unstale::reader::{Options, Reader};
+use unstale_reader::{Options, Reader};
 
 use super::event::{Change, Life, loaded, stored};
 use super::seat::Seat;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use unstale::reader::{Options, Outcome, Reader};
+use unstale_reader::{Options, Outcome, Reader};
 
 use super::{HOUR, Outcomes};
 use crate::support::{self, Redis};

@@ -4,7 +4,7 @@
 use futures_util::future::join_all;
 use redis::AsyncCommands;
 use redis::cluster_async::ClusterConnection;
-use unstale::reader::{Options, Outcome, Reader};
+use unstale_reader::{Options, Outcome, Reader};
 
 use super::{HOUR, Held, Outcomes, Source};
 use crate::end_to_end::stage::{SOON, Stage};

@@ -1,7 +1,7 @@
 //! Many readers at once cost one load of each key, whichever reader makes it.
 
 use futures_util::future::join_all;
-use unstale::reader::Options;
+use unstale_reader::Options;
 
 use super::{HOUR, Held, RULES, Source, reader};
 use crate::end_to_end::catalogue::Catalogue;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::poll;
 use redis::AsyncCommands;
-use unstale::reader::{Options, Outcome, Reader};
+use redis::aio::ConnectionManagerConfig;
+use unstale_reader::{Options, Outcome, Reader};
 
 use super::{HOUR, Held, Outcomes, Source};
 use crate::support::{Redis, wait_until};
@@ -180,6 +181,27 @@ async fn without_redis_values_are_loaded_and_not_cached() {
     server.kill();
     assert_eq!(read().await, Ok(Some(b"v".to_vec())));
     assert_eq!(outcomes.take(), [Outcome::Away; 4]);
+}
+
+/// As the pages advise. A `MultiplexedConnection` would stay away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_manager_caches_again_after_redis_restarts() {
+    let server = Redis::start().await;
+    let outcomes = Outcomes::default();
+    let connection =
+        server.client().get_connection_manager_lazy(ConnectionManagerConfig::new()).unwrap();
+    let options = Options { timeout: Duration::from_millis(200), ..outcomes.options() };
+    let reader = Reader::new(connection, options);
+    let read = async || {
+        let load = async || Ok::<_, ()>(Some(b"v".to_vec()));
+        assert_eq!(reader.get_or_load("k", load, HOUR, ["t"]).await, Ok(Some(b"v".to_vec())));
+        outcomes.take()
+    };
+    assert_eq!(read().await, [Outcome::Filled]);
+    server.kill();
+    assert_eq!(read().await, [Outcome::Away]);
+    server.restart().await;
+    wait_until(SOON, "a read finds the value", async || read().await == [Outcome::Hit]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

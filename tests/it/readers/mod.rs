@@ -1,4 +1,4 @@
-//! `unstale::reader` together with the real worker: a loaded value is cached, unless an event
+//! `unstale-reader` together with the real worker: a loaded value is cached, unless an event
 //! overtakes the load.
 
 mod acl;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use unstale::reader::{Options, Outcome, Reader};
+use unstale_reader::{Options, Outcome, Reader};
 
 use crate::end_to_end::stage::Stage;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use redis::AsyncCommands;
-use unstale::reader::{Options, Outcome};
+use unstale_reader::{Options, Outcome};
 
 use super::{HOUR, Held, Outcomes, RULES, reader};
 use crate::end_to_end::stage::{SOON, Stage};

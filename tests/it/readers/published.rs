@@ -1,10 +1,10 @@
-//! The published protocol: the page prints the scripts of the worker and the clients, and its
-//! example runs.
+//! The published protocol: the page and the packages for other languages have the scripts of
+//! `clients/rust`, and the example of the page runs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use unstale::cache::READER_SCRIPTS;
+use unstale_reader::protocol::scripts::READER_SCRIPTS;
 
 use crate::docs::{blocks, commands};
 use crate::support::Redis;
@@ -38,7 +38,7 @@ fn printed(page: &str) -> String {
 
 /// `UNSTALE_BLESS=1` writes them instead.
 #[test]
-fn the_page_and_the_clients_have_the_workers_scripts() {
+fn the_page_and_the_clients_have_the_scripts_of_the_rust_package() {
     let page = root().join(PAGE);
     let mut expected: Vec<(PathBuf, String)> = vec![(page.clone(), printed(&read(&page)))];
     for folder in FOLDERS {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redis::AsyncCommands;
 use serde::{Deserialize, Serialize};
-use unstale::reader::{Options, Outcome, Reader};
+use unstale_reader::{Options, Outcome, Reader};
 
 use super::{HOUR, Held, Outcomes, Source};
 use crate::support;
