@@ -185,6 +185,12 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
     }
 }
 
+/// Returns true if a refusal concerns the server or the rights of our user, and not the key. An
+/// operator can permit the same command later.
+pub fn is_not_permitted(refusal: &str) -> bool {
+    ["NOPERM", "ERR no permission", UNKNOWN_COMMAND].iter().any(|sign| refusal.contains(sign))
+}
+
 /// Returns the answer to the named command, or the meaning of its error.
 pub(super) fn of_answer(name: &str, answer: Option<Value>) -> Result<Value, CommandError> {
     match answer {
@@ -434,6 +440,20 @@ mod tests {
             "Error running script (call to f_1): @user_script:3: -OOM command not allowed",
         );
         assert!(matches!(nested, CommandError::Outage(_)), "{nested}");
+    }
+
+    #[test]
+    fn a_refusal_of_the_user_may_be_permitted_later() {
+        for (code, detail, may_be) in [
+            ("NOPERM", "", true),
+            ("ERR", "ACL failure in script: User worker has no permissions", true),
+            ("ERR", "unknown command 'GETEX'", true),
+            ("WRONGTYPE", "", false),
+            ("ERR", "value is not an integer or out of range", false),
+        ] {
+            let CommandError::Refused(refusal) = of(code, detail) else { panic!("{code}") };
+            assert_eq!(is_not_permitted(&refusal), may_be, "{refusal}");
+        }
     }
 
     #[test]

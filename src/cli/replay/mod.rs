@@ -63,6 +63,7 @@ async fn replay(
         span,
         gives_way: true,
         types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
+        only_rules: Vec::new(),
         rate: args.rate,
         tag_prefix: config.redis.tag_prefix.clone(),
         reading: config.reading,

@@ -108,6 +108,7 @@ mod tests {
             span: Span { since: crate::broker::Place::Offset(0), until: None },
             gives_way: true,
             types: Vec::new(),
+            only_rules: Vec::new(),
             rate: None,
             tag_prefix: "cache_tag:".into(),
             reading: crate::event::Reading::default(),

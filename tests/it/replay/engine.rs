@@ -23,6 +23,7 @@ fn replay(limits: FoldLimits) -> Replay {
         span: Span { since: Place::Offset(0), until: None },
         gives_way: true,
         types: Vec::new(),
+        only_rules: Vec::new(),
         rate: None,
         tag_prefix: "cache_tag:".into(),
         reading: unstale::event::Reading::default(),
@@ -182,6 +183,7 @@ fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
         died: Some(Died { range, deaths }),
         passed_over,
         undone,
+        refused: last.refused.clone(),
     }
 }
 
