@@ -34,6 +34,9 @@ pub struct Outage {
     /// The checkpoint behind a batch was not what the batch must have left. Only the caller with
     /// that batch sees this.
     pub broke_checkpoint: bool,
+    /// The connection was lost while a request was on its way. The request itself may be the
+    /// reason, such as a value that is too large. Only callers with such a request see this.
+    pub lost_connection: bool,
 }
 
 impl Outage {
@@ -44,6 +47,7 @@ impl Outage {
             needs_person: false,
             out_of_memory: false,
             broke_checkpoint: false,
+            lost_connection: false,
         }
     }
 
@@ -58,10 +62,15 @@ impl Outage {
         Self { broke_checkpoint: true, ..Self::lost_writes() }
     }
 
+    /// Returns the outage of a connection that was lost with a request on its way.
+    fn lost_connection(cause: impl Into<String>) -> Self {
+        Self { lost_connection: true, ..Self::new(cause) }
+    }
+
     /// Returns the outage without what concerns only the batch that met it.
     #[must_use]
     pub fn for_others(&self) -> Self {
-        Self { broke_checkpoint: false, ..self.clone() }
+        Self { broke_checkpoint: false, lost_connection: false, ..self.clone() }
     }
 
     /// Returns the outage of a replaced server, which may have lost other workers' writes.
@@ -291,11 +300,13 @@ pub(super) fn broken(error: &RedisError) -> Outage {
                 _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
             }
         }
-        _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
+        _ if error.is_connection_dropped() => {
+            Outage::lost_connection("the connection to Redis was lost")
+        }
         ErrorKind::Parse => Outage::new(
             "the connection to Redis was given up: the server does not speak its protocol",
         ),
-        _ => Outage::new(format!("the connection to Redis was lost: {error}")),
+        _ => Outage::lost_connection(format!("the connection to Redis was lost: {error}")),
     }
 }
 

@@ -23,6 +23,10 @@ const SLICE_BYTES: usize = 4 << 20;
 /// Maximum number of attempts for an effect that Redis refuses for a reason that may pass.
 const ATTEMPTS: u32 = 4;
 
+/// Number of connections that effects lose, with successful probes in between, after which they are
+/// applied in halves. One effect alone is then given up.
+const LOST_CONNECTIONS_MAX: u32 = 3;
+
 /// Time between two attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -177,13 +181,43 @@ impl<O: Observer> Applier<'_, O> {
             batch.push(EffectRef { event, position: 0 }, effect);
         }
         let plan = batch.finish();
+        let mut lost_connections = 0;
         loop {
             let applied = self.stop.run_until_cancelled(cache.apply(&plan)).await.ok_or(Stopped)?;
-            match applied {
+            let outage = match applied {
                 Ok(applied) => return Ok(applied.unsettled),
-                Err(outage) => self.wait_for(cache, &outage).await?,
+                Err(outage) => outage,
+            };
+            if outage.lost_connection && cache.probe().await.is_ok() {
+                lost_connections += 1;
+                if lost_connections >= LOST_CONNECTIONS_MAX {
+                    break;
+                }
+            } else {
+                lost_connections = 0;
+                self.wait_for(cache, &outage).await?;
             }
         }
+        drop(plan);
+        if let [(effect, _)] = effects {
+            let message = format!(
+                "the command loses the connection to Redis each time; it has about {} bytes: compare with `proto-max-bulk-len` and \
+                 `client-query-buffer-limit` of Redis, and with the limits of a proxy",
+                weight_bytes(effect)
+            );
+            let dead = EffectOutcome::Dead { reason: Reason::RedisRefused, message };
+            return Ok(vec![(EffectRef { event: 0, position: 0 }, dead)]);
+        }
+        // One of the effects is the cause. Halves are applied one after the other, in order.
+        let (first, second) = effects.split_at(effects.len() / 2);
+        let mut unsettled = Box::pin(self.round_trip(cache, first)).await?;
+        let behind = u32::try_from(first.len()).unwrap_or(u32::MAX);
+        let rest = Box::pin(self.round_trip(cache, second)).await?;
+        unsettled
+            .extend(rest.into_iter().map(|(slot, outcome)| {
+                (EffectRef { event: slot.event + behind, ..slot }, outcome)
+            }));
+        Ok(unsettled)
     }
 
     /// Deletes all members of a big tag that was detached, so that no worker has to drain the rest.
