@@ -43,6 +43,7 @@ mod own;
 mod place;
 mod progress;
 mod record;
+mod refused;
 mod rules;
 mod steps;
 mod writes;
@@ -59,6 +60,7 @@ pub(super) use own::{CheckpointWrite, OwnCheckpoints};
 pub use place::{HealFrom, LowWatermark};
 pub use progress::{DeadlyRange, HealProgress};
 pub use record::{HealDetails, HealRecord, Owed};
+pub use refused::RefusedEffects;
 pub use rules::{FieldChange, Unhealed};
 
 use super::Cache;
@@ -195,6 +197,11 @@ impl Checkpoints {
             .filter(|(_, (silent, covers))| *silent && *covers)
             .map(|(field, _)| field.to_owned())
             .collect()
+    }
+
+    /// Returns the time by Redis' clock, that long after these checkpoints were read.
+    pub fn now_ms_after(&self, passed: Duration) -> u64 {
+        self.now_ms.saturating_add(millis(passed))
     }
 
     /// Returns whether a heal is due or in progress.

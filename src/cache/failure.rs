@@ -40,6 +40,9 @@ pub struct Outage {
     /// The checkpoint behind a batch was not what the batch must have left. Only the caller with
     /// that batch sees this.
     pub broke_checkpoint: bool,
+    /// The connection was lost while a request was on its way. The request itself may be the
+    /// reason, such as a value that is too large. Only callers with such a request see this.
+    pub lost_connection: bool,
 }
 
 impl Outage {
@@ -50,6 +53,7 @@ impl Outage {
             needs_person: false,
             out_of_memory: false,
             broke_checkpoint: false,
+            lost_connection: false,
         }
     }
 
@@ -64,10 +68,15 @@ impl Outage {
         Self { broke_checkpoint: true, ..Self::lost_writes() }
     }
 
+    /// Returns the outage of a connection that was lost with a request on its way.
+    fn lost_connection(cause: impl Into<Cause>) -> Self {
+        Self { lost_connection: true, ..Self::new(cause) }
+    }
+
     /// Returns the outage without what concerns only the batch that met it.
     #[must_use]
     pub fn for_others(&self) -> Self {
-        Self { broke_checkpoint: false, ..self.clone() }
+        Self { broke_checkpoint: false, lost_connection: false, ..self.clone() }
     }
 
     /// Returns the outage of a replaced server, which may have lost other workers' writes.
@@ -198,6 +207,11 @@ const OUTAGES: [(&str, &str); 19] = [
 
 const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=cluster";
 
+/// Our words for commands that Redis does not have, or does not permit.
+const UNKNOWN_COMMAND: &str =
+    "unknown command: Redis 7.0 or newer is needed, with no command renamed";
+const NO_PERMISSION: &str = "no permission";
+
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
@@ -221,13 +235,11 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
             Some(Plain::NoInteger) => refused("not an integer or out of range"),
             Some(Plain::Overflow) => refused("the counter would overflow"),
             Some(Plain::InvalidExpire) => refused("invalid expire time"),
-            Some(Plain::UnknownCommand) => {
-                refused("unknown command: Redis 7.0 or newer is needed, with no command renamed")
-            }
+            Some(Plain::UnknownCommand) => refused(UNKNOWN_COMMAND),
             Some(Plain::UnsupportedOption) => {
                 refused("unsupported option: Redis 7.0 or newer is needed")
             }
-            Some(Plain::NoPermission) => refused("no permission"),
+            Some(Plain::NoPermission) => refused(NO_PERMISSION),
             Some(Plain::UnknownPrimary) | None => {
                 CommandError::Failed(format!("{command}: ERR").into())
             }
@@ -237,6 +249,12 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
         }
         _ => CommandError::Failed(format!("{command}: {code}").into()),
     }
+}
+
+/// Returns true if a refusal concerns the server or the rights of our user, and not the key. An
+/// operator can permit the same command later.
+pub fn is_not_permitted(refusal: &str) -> bool {
+    ["NOPERM", NO_PERMISSION, UNKNOWN_COMMAND].iter().any(|sign| refusal.contains(sign))
 }
 
 /// Returns the answer to the named command, or the meaning of its error.
@@ -336,13 +354,15 @@ pub(super) fn broken(error: &RedisError) -> Outage {
                 _ => Outage::new(format!("Redis refuses the connection: {}", error.category())),
             }
         }
-        _ if error.is_connection_dropped() => Outage::new("the connection to Redis was lost"),
+        _ if error.is_connection_dropped() => {
+            Outage::lost_connection("the connection to Redis was lost")
+        }
         ErrorKind::Parse => Outage::new(
             "the connection to Redis was given up: the server does not speak its protocol",
         ),
         _ => {
             let what = "the connection to Redis was lost".into();
-            Outage::new(Cause::new(Meaning { what, cause: Cause::new(error.clone()) }))
+            Outage::lost_connection(Cause::new(Meaning { what, cause: Cause::new(error.clone()) }))
         }
     }
 }

@@ -55,13 +55,13 @@ pub use applied::{Applied, KeyHits};
 pub use aside::Asides;
 pub use checkpoints::{
     Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom, HealProgress,
-    HealRecord, HealTurn, LastCount, LostEvents, LowWatermark, Owed, OwedHeal, OwedHeals, Tick,
-    Unhealed,
+    HealRecord, HealTurn, LastCount, LostEvents, LowWatermark, Owed, OwedHeal, OwedHeals,
+    RefusedEffects, Tick, Unhealed,
 };
 pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;
 pub use eviction::Eviction;
-pub use failure::{CacheError, CommandError, Outage};
+pub use failure::{CacheError, CommandError, Outage, is_not_permitted};
 pub use lease::{FillOutcome, Grant};
 pub use lifetime::LONGEST_LEASE;
 pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};

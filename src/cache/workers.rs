@@ -28,6 +28,9 @@ pub struct WorkerReport {
     pub version: String,
     /// Digest of the active registry.
     pub digest: String,
+    /// Digest of everything that decides which effects an event has, as heals record it. Empty from
+    /// an older worker, which uses `digest`.
+    pub resolution_digest: String,
     /// Reason why the worker refused the current rule files; `None` if it did not.
     pub refused_registry: Option<String>,
     /// Delays of its retry schedule, as their queues' names end: `1s`.

@@ -17,6 +17,7 @@ use tracing::{debug, error};
 
 use super::account::Charge;
 use super::acknowledgement::JustSettled;
+use super::gate::Gate;
 use super::in_flight::Taken;
 use super::intake::Request;
 use super::live::Live;
@@ -27,11 +28,15 @@ use crate::causes::Explain;
 use crate::event::Reading;
 use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, SettlePolicy, Settlement, settle};
 use crate::reason::Reason;
-use crate::registry::Matched;
+use crate::registry::{Action, Matched};
 use crate::telemetry::{EffectLog, Metrics};
 
 /// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
+
+/// Number of lost connections, with passing probes in between, after which a batch is applied one
+/// delivery at a time. As many lost by one delivery alone make it a dead letter.
+const LOST_CONNECTIONS_MAX: u32 = 3;
 
 /// The deliveries of a batch, in order and never none, with one request for each.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ pub(super) struct Resolved {
 struct Outages {
     /// How many times in a row the checkpoint behind the batch was broken.
     broke_checkpoint: u32,
+    /// How many times the connection was lost, without a failed probe in between.
+    lost_connection: u32,
+    /// The event at which the connection was lost, and how many times, when applied alone.
+    lost_alone: Option<(usize, u32)>,
     /// True if keys that the batch deletes may be gone, though nothing of the batch counts as
     /// applied.
     was_tried: bool,
@@ -164,7 +173,12 @@ impl Resolved {
     }
 
     /// Applies everything that one round trip can do.
-    pub(super) async fn apply(mut self, cache: &Cache) -> Result<Applied, NotApplied> {
+    pub(super) async fn apply(self, cache: &Cache, gate: &Gate) -> Result<Applied, NotApplied> {
+        let _turn = if self.is_suspected() { Some(gate.turn_of_suspect().await) } else { None };
+        self.apply_now(cache).await
+    }
+
+    async fn apply_now(mut self, cache: &Cache) -> Result<Applied, NotApplied> {
         let applied = if self.is_suspected() {
             self.apply_one_by_one(cache).await
         } else {
@@ -191,7 +205,7 @@ impl Resolved {
         }
         // It was resolved with another registry. Everything is done here, the quick part first.
         let outages = self.outages;
-        let Applied { contents, mut unfinished } = self.apply(cache).await?;
+        let Applied { contents, mut unfinished } = self.apply_now(cache).await?;
         let (slow, rest): (Vec<_>, Vec<_>) = unfinished
             .remove(&0)
             .unwrap_or_default()
@@ -216,12 +230,67 @@ impl Resolved {
     pub(super) fn met(&mut self, outage: &Outage) {
         let times = &mut self.outages.broke_checkpoint;
         *times = if outage.broke_checkpoint { *times + 1 } else { 0 };
+        self.outages.lost_connection += u32::from(outage.lost_connection);
+    }
+
+    /// Notes that a probe failed too: the server was away, and the batch is not the cause.
+    pub(super) fn is_innocent(&mut self) {
+        (self.outages.lost_connection, self.outages.lost_alone) = (0, None);
     }
 
     /// Returns true if one of its deliveries may be the one that breaks the checkpoint. Such a
     /// batch must be applied alone.
     pub(super) fn is_suspected(&self) -> bool {
         self.outages.broke_checkpoint >= SUSPECTED_AFTER
+            || self.outages.lost_connection >= LOST_CONNECTIONS_MAX
+    }
+
+    /// Notes the outage that one event met when it was applied alone. An event that is the cause
+    /// becomes a dead letter.
+    pub(super) fn met_alone(&mut self, event: usize, outage: &Outage) {
+        if outage.broke_checkpoint {
+            self.give_up(event);
+        }
+        if outage.lost_connection {
+            let times = match self.outages.lost_alone {
+                Some((before, times)) if before == event => times + 1,
+                _ => 1,
+            };
+            self.outages.lost_alone = Some((event, times));
+            if times >= LOST_CONNECTIONS_MAX {
+                self.give_up_closer(event);
+                self.is_innocent();
+            }
+        }
+    }
+
+    /// Dead-letters one event, at which Redis closes the connection.
+    fn give_up_closer(&mut self, event: usize) {
+        let request = &self.contents.requests[event];
+        if request.verdict.is_some() {
+            return;
+        }
+        let largest = request
+            .resolution
+            .effects
+            .iter()
+            .map(|effect| match &effect.action {
+                Action::Write(write) => effect.target.len() + write.value.len(),
+                _ => effect.target.len(),
+            })
+            .max()
+            .unwrap_or_default();
+        let error = format!(
+            "applied alone, the event loses the connection to Redis each time: its largest command has {largest} bytes, without a loaded value; \
+             compare with `proto-max-bulk-len` and `client-query-buffer-limit` of Redis, and with the limits of a proxy"
+        );
+        let routing_key = self.deliveries()[event].routing_key();
+        error!(
+            ?routing_key,
+            largest_bytes = largest,
+            "an event is dead-lettered: applied alone, it loses the connection to Redis each time"
+        );
+        self.contents.requests[event].give_up(Reason::RedisRefused, error);
     }
 
     /// Dead-letters one event, which breaks the checkpoint when applied alone.
@@ -262,9 +331,7 @@ impl Resolved {
             match self.apply_events(cache, event..event + 1).await {
                 Ok(of_event) => unfinished.extend(of_event),
                 Err(outage) => {
-                    if outage.broke_checkpoint {
-                        self.give_up(event);
-                    }
+                    self.met_alone(event, &outage);
                     return Err(outage);
                 }
             }
@@ -325,7 +392,7 @@ impl Applied {
     /// Returns to the state before, since an earlier batch was not applied. Applying both again
     /// keeps the order.
     pub(super) fn again(self) -> Resolved {
-        let outages = Outages { was_tried: true, broke_checkpoint: 0 };
+        let outages = Outages { was_tried: true, ..Outages::default() };
         Resolved { contents: self.contents, outages }
     }
 

@@ -83,7 +83,7 @@ async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, 
             watermark.take_over(bound, heals.longest_wait(marks));
         }
         *covered = gone;
-        owed.saw(marks.owed().all, marks.unhealed_by(registry.load().registry.digest()).is_some());
+        owed.saw(marks.owed().all, marks.unhealed_by(&registry.load().resolution_digest).is_some());
         metrics.set_heal_owed(owed.any());
     }
     Ok(tick)

@@ -1,9 +1,10 @@
 //! The Redis gate: shows every lane whether Redis takes writes, and holds batches back while it
 //! does not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,6 +29,11 @@ const HOLD_WITHOUT_MEMORY: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug)]
 pub(super) struct Gate {
     closed_since: watch::Sender<Option<Instant>>,
+    /// True if a probe failed since the gate closed.
+    probe_failed: AtomicBool,
+    /// Held while a suspected batch is applied. Lanes share a connection, and one may not be blamed
+    /// for what another does to it.
+    turn: Mutex<()>,
     readiness: Readiness,
     metrics: Metrics,
 }
@@ -36,7 +42,13 @@ impl Gate {
     /// Returns a gate that is closed until the first probe succeeds.
     pub(super) fn new(readiness: Readiness, metrics: Metrics) -> Self {
         metrics.set_paused("redis", true);
-        Self { closed_since: watch::Sender::new(Some(Instant::now())), readiness, metrics }
+        Self {
+            closed_since: watch::Sender::new(Some(Instant::now())),
+            probe_failed: AtomicBool::new(false),
+            turn: Mutex::new(()),
+            readiness,
+            metrics,
+        }
     }
 
     /// Closes the gate.
@@ -47,11 +59,28 @@ impl Gate {
             was_open
         });
         if closed {
+            self.probe_failed.store(false, Ordering::Relaxed);
             let cause = outage.in_full();
             warn!(cause, "Redis is out: consuming pauses, deliveries in flight are held");
             self.readiness.set_redis(Err(cause.into()));
             self.metrics.set_paused("redis", true);
         }
+    }
+
+    /// Notes that a probe failed while the gate was closed.
+    pub(super) fn note_failed_probe(&self) {
+        self.probe_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if each probe since the gate last closed succeeded. Then the server was not
+    /// away.
+    pub(super) fn passed_each_probe(&self) -> bool {
+        !self.probe_failed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no other suspected batch is applied.
+    pub(super) async fn turn_of_suspect(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Returns true if the gate is open now.

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use super::heal_record::{LEFT_OUT, details, outage};
+use super::heal_record::{LEFT_OUT, REFUSED, details, now_ms, outage};
 use super::heal_state::Heals;
 use super::live::Live;
 use super::owed_heals::OwedHeals;
 use crate::cache::{Cache, Checkpoints, FieldChange, HealFrom, HealTurn, Outage, OwedHeal};
 use crate::causes::Explain;
-use crate::ops::heal::{HealGuard, Healed, heal};
+use crate::ops::heal::{HealGuard, HealSpan, Healed, heal};
 
 /// Time between two attempts at a heal.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -123,15 +123,19 @@ async fn pay(heals: Heals<'_>) -> Result<(), String> {
         None => Ok(None),
         Some(work) => perform(heals, &live, &cache, &marks, &work).await.map(Some),
     };
-    let changes =
-        result.as_ref().map_or_else(|_| Vec::new(), |done| done.clone().unwrap_or_default());
-    if result.is_err() {
-        owed.stop_healing().await;
-    }
+    let Done { changes, refused } = match &result {
+        Ok(done) => done.clone().unwrap_or_default(),
+        Err(_) => {
+            owed.stop_healing().await;
+            Done::default()
+        }
+    };
     cache.end_heal_beside(&changes).await.map_err(outage).map_err(redis)?;
     owed.change(|state| {
         state.healing = None;
-        if !changes.is_empty() {
+        if refused.is_some() {
+            (state.any, state.by_other_rules, state.logged) = (true, false, refused);
+        } else if !changes.is_empty() {
             (state.any, state.by_other_rules, state.tried_at, state.logged) =
                 (false, false, None, None);
         }
@@ -139,11 +143,20 @@ async fn pay(heals: Heals<'_>) -> Result<(), String> {
     result.map(drop)
 }
 
+/// A heal beside live workers that is done.
+#[derive(Debug, Clone, Default)]
+struct Done {
+    /// Changes that note it.
+    changes: Vec<FieldChange>,
+    /// Effects that Redis refused, and that are still owed.
+    refused: Option<String>,
+}
+
 /// A heal beside live workers.
 #[derive(Debug)]
 struct Work {
-    /// True if the heal was owed; false if it was done by other rules alone.
-    is_owed: bool,
+    /// The owed heal; `None` if the heal was done by other rules alone.
+    owed: Option<OwedHeal>,
     from: HealFrom,
     /// The offset behind everything that must be applied again, if it is known.
     end_offset: Option<u64>,
@@ -155,17 +168,14 @@ impl Work {
     /// Returns the heal that must be done by those rules, if any.
     fn of(marks: &Checkpoints, live: &Live) -> Option<Self> {
         let owed = marks.owed();
-        if let Some(OwedHeal { from, .. }) = &owed.all {
-            return Some(Self {
-                is_owed: true,
-                from: *from,
-                end_offset: None,
-                changes: owed.paid(),
-            });
+        let changes = owed.paid();
+        if let Some(owed) = owed.all.filter(|owed| owed.is_due(marks.now_ms)) {
+            let (from, end_offset) = (owed.from, owed.end_offset);
+            return Some(Self { owed: Some(owed), from, end_offset, changes });
         }
-        let unhealed = marks.unhealed_by(live.registry.digest())?;
+        let unhealed = marks.unhealed_by(&live.resolution_digest)?;
         Some(Self {
-            is_owed: false,
+            owed: None,
             from: unhealed.from,
             end_offset: unhealed.end_offset,
             changes: unhealed.changes,
@@ -173,7 +183,7 @@ impl Work {
     }
 }
 
-/// Heals, and returns the changes that note the heal as done.
+/// Heals, and returns what notes the heal as done.
 ///
 /// # Errors
 /// Returns the cause for which the heal must still be done.
@@ -183,14 +193,16 @@ async fn perform(
     cache: &Cache,
     marks: &Checkpoints,
     work: &Work,
-) -> Result<Vec<FieldChange>, String> {
+) -> Result<Done, String> {
     let Heals { config, metrics, state, .. } = heals;
-    let digest = live.registry.digest();
-    let (why, name) = if work.is_owed {
-        ("a heal was owed", "owed")
-    } else {
-        ("other workers healed by other rules than ours", "rules")
+    let digest = live.resolution_digest.as_str();
+    let only_rules = work.owed.as_ref().map_or_else(Vec::new, |owed| owed.only_rules(digest));
+    let (why, name) = match &work.owed {
+        Some(OwedHeal { refused: Some(_), .. }) => ("Redis refused effects of a heal", "refused"),
+        Some(_) => ("a heal was owed", "owed"),
+        None => ("other workers healed by other rules than ours", "rules"),
     };
+    let is_rest = !only_rules.is_empty();
     let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
     let mut guard = HealGuard::begin(config, cache, progress);
@@ -198,44 +210,61 @@ async fn perform(
     guard.note(guard.found()).await.map_err(|outage| outage.in_full())?;
     info!(%from, "{why}: applying the history again beside the events that come");
     let known = state.watermark.newest_sample();
-    let healed = heal(config, &live.registry, cache, (from, work.end_offset), &guard).await;
+    let span = HealSpan { from, end_offset: work.end_offset, only_rules };
+    let healed = heal(config, &live.registry, cache, span, &guard).await;
     let judged = match healed {
         Ok(healed) => state.history_start.judge(config, marks, (from, known), healed).await,
         not_healed => not_healed,
     };
     match judged {
-        Ok(Healed::Applied { events, effects, begin, complete, end, passed_over }) => {
+        Ok(Healed::Applied { events, effects, begin, complete, end, passed_over, refused }) => {
             metrics.healed();
             info!(%from, events, effects, seconds = began.elapsed().as_secs_f64(), complete, "healed beside the events that came");
             if !passed_over.is_empty() {
                 error!(offsets = ?passed_over, "{LEFT_OUT}");
-            } else if !complete {
+            } else if !complete && refused.is_none() {
                 warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
             }
             let mut changes = work.changes.clone();
-            if work.is_owed && !complete && passed_over.is_empty() {
+            let cause = refused.as_ref().map(ToString::to_string);
+            if let Some(refused) = refused {
+                if state.owed.change(|state| state.logged != cause) {
+                    error!(cause = %refused, "{REFUSED}");
+                }
+                let before = work.owed.as_ref().filter(|owed| owed.refused.is_some());
+                let owed = OwedHeal::of_refused(
+                    refused,
+                    (work.end_offset.unwrap_or(end), digest),
+                    before,
+                    now_ms(),
+                    marks.now_ms_after(began.elapsed()),
+                );
+                changes.push(owed.note(cache.id()));
+            }
+            if work.owed.is_some() && !complete && passed_over.is_empty() && cause.is_none() {
                 let lost = state.history_start.lost_since(from);
                 state.owed.lose(lost);
                 changes.push(marks.note_lost(lost));
             }
-            if work.is_owed {
+            // The effects of the other rules were applied before.
+            if work.owed.is_some() && !is_rest {
                 changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
             }
             changes.extend(
-                details(marks, (begin, work.end_offset), complete, passed_over)
+                details(marks, (begin, work.end_offset), complete, passed_over, cause.is_some())
                     .map(|details| details.note()),
             );
-            Ok(changes)
+            Ok(Done { changes, refused: cause })
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
             error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
             let mut changes = work.changes.clone();
-            if work.is_owed {
+            if work.owed.is_some() {
                 let lost = state.history_start.lost_since(from);
                 state.owed.lose(lost);
                 changes.push(marks.note_lost(lost));
             }
-            Ok(changes)
+            Ok(Done { changes, refused: None })
         }
         Ok(Healed::NoHistory) => Err(
             "there is no history: a worker declares it again, and what the old one held is gone"

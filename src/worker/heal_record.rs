@@ -33,6 +33,10 @@ pub(super) fn from(marks: &Checkpoints) -> HealFrom {
     marks.lowest().map_or_else(HealFrom::default, HealFrom::low)
 }
 
+/// Log message for effects that Redis refused.
+pub(super) const REFUSED: &str = "Redis refused effects of the heal: they are owed and tried again, and old values stay readable until then; check the ACL of our user \
+     against docs/reference/redis-permissions.md";
+
 pub(super) fn record(
     marks: &Checkpoints,
     from: HealFrom,
@@ -56,6 +60,7 @@ pub(super) fn details(
     (begin, end): (u64, Option<u64>),
     is_whole: bool,
     passed_over: Vec<u64>,
+    is_still_owed: bool,
 ) -> Option<HealDetails> {
     let heal = marks.last_heal()?;
     let was_put_off = heal.details.owed == Some(Owed::Due);
@@ -69,7 +74,7 @@ pub(super) fn details(
         began_ms: heal.began_ms,
         from_offset: Some(begin),
         passed_over,
-        owed: is_whole.then_some(Owed::Paid),
+        owed: if is_still_owed { Some(Owed::Due) } else { is_whole.then_some(Owed::Paid) },
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use tracing::{error, info, warn};
 
-use super::heal_record::{LEFT_OUT, from, has_nothing_to_heal, now_ms, outage, record};
+use super::heal_record::{LEFT_OUT, REFUSED, from, has_nothing_to_heal, now_ms, outage, record};
 use super::heal_state::Heals;
 use crate::backoff::Backoff;
 use crate::broker::{BrokerError, Inspector, QueueState, RECONNECT_PAUSES};
@@ -18,7 +18,7 @@ use crate::cache::{
     Checkpoints, CommandError, Doubt, Entered, HealDetails, HealTurn, Outage, Owed, OwedHeal,
 };
 use crate::causes::Explain;
-use crate::ops::heal::{HealGuard, Healed, NotHealed, heal, window};
+use crate::ops::heal::{HealGuard, HealSpan, Healed, NotHealed, heal, window};
 
 /// Time between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
@@ -248,7 +248,7 @@ impl<'s> Healer<'s> {
             || matches!(inspector.queue(&inspector.names().history).await?, QueueState::Missing);
         inspector.close().await;
         let live = registry.load_full();
-        let progress = marks.take_over_progress(cache, from(marks), live.registry.digest());
+        let progress = marks.take_over_progress(cache, from(marks), &live.resolution_digest);
         let doubt = marks.doubt();
         let (from, goes_on) = (progress.from, progress.applied_to);
         let is_new_broker = state.is_first_ever().await;
@@ -278,7 +278,8 @@ impl<'s> Healer<'s> {
         let healed = if has_nothing {
             Healed::NoHistory
         } else {
-            heal(config, &live.registry, cache, (from, None), &guard).await?
+            let span = HealSpan { from, ..HealSpan::default() };
+            heal(config, &live.registry, cache, span, &guard).await?
         };
         let healed = state.history_start.judge(config, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
@@ -288,20 +289,31 @@ impl<'s> Healer<'s> {
                 watermark.begin(began.1, *end, None);
                 None
             }
-            Healed::Applied { events, begin, complete, end, passed_over, .. } => {
+            Healed::Applied { events, begin, complete, end, passed_over, refused, .. } => {
                 watermark.begin(began.1, *end, passed_over.iter().min().copied());
                 // Without events, other rules would change nothing.
                 if *events > 0 || !complete || goes_on.is_some() {
                     changes = marks.note_heal(
                         cache.id(),
                         (*begin, *end),
-                        live.registry.digest(),
+                        &live.resolution_digest,
                         began.0.elapsed(),
                     );
+                }
+                if let Some(refused) = refused {
+                    let owed = OwedHeal::of_refused(
+                        refused.clone(),
+                        (*end, live.resolution_digest.as_str()),
+                        None,
+                        now_ms(),
+                        marks.now_ms_after(began.0.elapsed()),
+                    );
+                    cache.owe_heal(&owed).await.map_err(outage)?;
                 }
                 let details = HealDetails {
                     from_offset: Some(*begin),
                     passed_over: passed_over.clone(),
+                    owed: refused.is_some().then_some(Owed::Due),
                     ..HealDetails::default()
                 };
                 Some(record(marks, from, *complete, details))
@@ -322,13 +334,18 @@ impl<'s> Healer<'s> {
         self.remembers.store(true, Ordering::Relaxed);
         match healed {
             Healed::Applied { .. } if record.is_none() => {}
-            Healed::Applied { events, effects, begin, passed_over, .. } => {
+            Healed::Applied { events, effects, begin, passed_over, refused, .. } => {
                 let complete = record.as_ref().is_some_and(|record| record.complete);
                 metrics.healed();
                 info!(%from, first_offset = begin, events, effects, seconds = began.0.elapsed().as_secs_f64(), complete, "healed: the history is applied again");
+                let is_refused = refused.is_some();
+                if let Some(refused) = refused {
+                    error!(cause = %refused, "{REFUSED}");
+                    state.owed.knows(refused.to_string());
+                }
                 if !passed_over.is_empty() {
                     error!(offsets = ?passed_over, "{LEFT_OUT}");
-                } else if !complete {
+                } else if !complete && !is_refused {
                     warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
                 }
             }

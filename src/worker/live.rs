@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::Notify;
 
+use super::resolution_digest;
 use crate::loader::Loaders;
 use crate::registry::Registry;
 use crate::telemetry::{Metrics, RegistryMetrics};
@@ -15,6 +16,10 @@ pub(super) struct Live {
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: RegistryMetrics,
     pub(super) loaders: Loaders,
+    /// Digest of the settings that decide which effects an event has.
+    pub(super) settings_digest: String,
+    /// Digest of everything that decides which effects an event has.
+    pub(super) resolution_digest: String,
 }
 
 /// The registry in use, which a reload replaces.
@@ -31,12 +36,19 @@ pub(super) struct CurrentRegistry {
 
 impl Live {
     /// Brings a registry into use.
-    pub(super) fn new(registry: Registry, loaders: Loaders, metrics: &Metrics) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        loaders: Loaders,
+        metrics: &Metrics,
+        settings_digest: String,
+    ) -> Self {
         let entries = registry.definitions().iter().map(|entry| entry.name.as_str());
         metrics.set_loaders(loaders.breaker_states());
         Self {
             metrics: metrics.for_registry(registry.digest(), registry.rules(), entries),
             loaders,
+            resolution_digest: resolution_digest::of_both(registry.digest(), &settings_digest),
+            settings_digest,
             registry: Arc::new(registry),
         }
     }

@@ -234,7 +234,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
             }
             self.alone = is_suspected;
             if let Some(batch) = self.waiting.pop_front() {
-                self.applying.push(batch.apply(self.pipeline.cache)).await;
+                self.applying.push(batch.apply(self.pipeline.cache, self.pipeline.gate)).await;
                 self.sent_at = Instant::now();
             }
         }
@@ -251,7 +251,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
         }
         match read {
             FirstLook::Done(batch) => {
-                self.applying.push(batch.apply(self.pipeline.cache)).await;
+                self.applying.push(batch.apply(self.pipeline.cache, self.pipeline.gate)).await;
                 self.alone = false;
                 self.sent_at = Instant::now();
             }

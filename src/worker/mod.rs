@@ -62,6 +62,7 @@ mod probe;
 mod reload;
 mod report;
 mod republish;
+mod resolution_digest;
 mod resolver;
 mod samples;
 mod second_delete;
@@ -184,7 +185,12 @@ pub async fn run(
             .serving_stale_for(longest_warm(&config))
             .refusing_eviction(config.refuses_eviction),
         signer: Signer::default(),
-        registry: CurrentRegistry::new(Live::new(registry, loaders, &metrics)),
+        registry: CurrentRegistry::new(Live::new(
+            registry,
+            loaders,
+            &metrics,
+            resolution_digest::of_settings(&config),
+        )),
         gate: Gate::new(readiness.clone(), metrics.clone()),
         in_flight: InFlight::new(watermark.clone(), metrics.clone()),
         main_resolver: Resolver::new((LaneName::Main, config.reading), &abandoned, &stuck),

@@ -34,10 +34,11 @@ impl Pipeline<'_> {
         let mut batch = self.resolver.read_one(self.registry.load_full(), taken).await;
         let mut held_since = None;
         loop {
-            let NotApplied { batch: mut held, outage } = match batch.apply(self.cache).await {
-                Ok(applied) => return Ok(applied.settle(self.settler).await?.last_tag()),
-                Err(not_applied) => not_applied,
-            };
+            let NotApplied { batch: mut held, outage } =
+                match batch.apply(self.cache, self.gate).await {
+                    Ok(applied) => return Ok(applied.settle(self.settler).await?.last_tag()),
+                    Err(not_applied) => not_applied,
+                };
             self.gate.close(&outage);
             held.met(&outage);
             if outage.out_of_memory {
@@ -46,6 +47,9 @@ impl Pipeline<'_> {
             let since = *held_since.get_or_insert_with(Instant::now);
             if !self.gate.hold(stop, &outage, since).await {
                 return Ok(None);
+            }
+            if !self.gate.passed_each_probe() {
+                held.is_innocent();
             }
             batch = held;
         }

@@ -45,7 +45,10 @@ pub(super) async fn keep_open(
                 readiness.set_redis(Ok(()));
                 healer.ensure().await
             }
-            Err(outage) => Err(outage.into()),
+            Err(outage) => {
+                gate.note_failed_probe();
+                Err(outage.into())
+            }
         };
         match usable {
             Ok(()) => {

@@ -112,7 +112,8 @@ fn take(current: &CurrentRegistry, metrics: &Metrics, loaded: LoadedRegistry) {
         warning.to_string().lines().for_each(|line| warn!("{line}"));
     }
     info!(digest = loaded.registry.digest(), "registry reloaded");
-    current.replace(Live::new(loaded.registry, loaders, metrics));
+    let settings_digest = current.load().settings_digest.clone();
+    current.replace(Live::new(loaded.registry, loaders, metrics, settings_digest));
 }
 
 /// Logs each line of the problems as a separate record.

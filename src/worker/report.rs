@@ -101,6 +101,7 @@ impl<'s> Reporter<'s> {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             digest: self.subject.registry.load().registry.digest().to_owned(),
+            resolution_digest: self.subject.registry.load().resolution_digest.clone(),
             refused_registry: self.subject.registry.refused(),
             retry_delays: self.retry_steps.clone(),
             other_retry_delays: self.other_steps.iter().cloned().collect(),

@@ -34,12 +34,15 @@ pub(super) async fn handle(
             };
         pipeline.gate.close(&outage);
         held.met(&outage);
-        if was_suspected && outage.broke_checkpoint {
-            held.give_up(0);
+        if was_suspected {
+            held.met_alone(0, &outage);
         }
         let since = *held_since.get_or_insert_with(Instant::now);
         if !pipeline.gate.hold(until.stop, &outage, since).await {
             return Ok(None);
+        }
+        if !pipeline.gate.passed_each_probe() {
+            held.is_innocent();
         }
         tokens.renew();
         batch = held;
@@ -53,6 +56,8 @@ async fn apply(
     tokens: &Tokens,
     until: Until<'_>,
 ) -> Result<Applied, NotApplied> {
+    let _turn =
+        if batch.is_suspected() { Some(pipeline.gate.turn_of_suspect().await) } else { None };
     let partly = batch.apply_quick_part(pipeline.cache).await?;
     match finish_all(pipeline, &partly, tokens, until).await {
         Ok(unfinished) => Ok(partly.applied(unfinished)),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::failure::{CommandError, Outage};
 use super::super::script::{HEAL_KEEP, HEAL_YIELD};
 use super::super::{Cache, lifetime};
-use super::{HEAL_LOCK, HealFrom};
+use super::{HEAL_LOCK, HealFrom, RefusedEffects};
 
 /// Progress of a heal.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct HealProgress {
     pub passed_over: Vec<u64>,
     /// Offsets before `applied_to` of events that could not be resolved or applied in time.
     pub undone: Vec<u64>,
+    /// Effects that Redis refused, and that it may permit later.
+    pub refused: RefusedEffects,
     /// Ranges in which heals of other work died.
     others: Vec<Trouble>,
     /// Worker that heals. It is filled in when the progress is stored.
@@ -127,6 +129,7 @@ impl HealProgress {
         if !goes_on {
             (self.from, self.first, self.applied_to) = (from, None, None);
             self.undone.clear();
+            self.refused = RefusedEffects::default();
         }
         self.turn_to(work);
         worker.clone_into(&mut self.worker);

@@ -88,7 +88,7 @@ pub struct Unhealed {
 }
 
 /// Returns the greater of two ends; `None` if one is not known.
-fn later_end(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+pub(super) fn later_end(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.zip(other).map(|(one, other)| one.max(other))
 }
 

@@ -78,3 +78,17 @@ fn an_unknown_error_is_retried() {
     assert!(matches!(failed, CommandError::Failed(_)), "{failed:?}");
     assert_eq!(failed.in_full(), "SET: NEWCODE");
 }
+
+#[test]
+fn a_refusal_of_the_user_may_be_permitted_later() {
+    for (code, detail, may_be) in [
+        ("NOPERM", "", true),
+        ("ERR", "ACL failure in script: User worker has no permissions", true),
+        ("ERR", "unknown command 'GETEX'", true),
+        ("WRONGTYPE", "", false),
+        ("ERR", "value is not an integer or out of range", false),
+    ] {
+        let CommandError::Refused(refusal) = of(code, detail) else { panic!("{code}") };
+        assert_eq!(is_not_permitted(&chain(&refusal).to_string()), may_be, "{refusal}");
+    }
+}

@@ -66,6 +66,7 @@ async fn replay(
         gives_way: true,
         records_before: None,
         types: args.types.iter().map(|pattern| Pattern::parse(pattern)).collect(),
+        only_rules: Vec::new(),
         rate: args.rate,
         tag_prefix: config.redis.tag_prefix.clone(),
         reading: config.reading,

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::broker::{BrokerError, History, HistoryProblem, Place};
-use crate::cache::{Cache, CommandError, ConnectionState, HealFrom, HealProgress, Outage};
+use crate::cache::{
+    Cache, CommandError, ConnectionState, HealFrom, HealProgress, Outage, RefusedEffects,
+};
 use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::replay::{Beginning, Died, Observer, Replay, Span, Step, TakenOver, beginning};
@@ -53,9 +55,22 @@ pub enum Healed {
         /// Offsets of skipped events, at which heals died, or which could not be resolved or
         /// applied in time.
         passed_over: Vec<u64>,
+        /// Effects that Redis refused, and that it may permit later.
+        refused: Option<RefusedEffects>,
     },
     /// There is no history, or not yet.
     NoHistory,
+}
+
+/// The part of the history to apply again.
+#[derive(Debug, Clone, Default)]
+pub struct HealSpan {
+    /// Place to begin at.
+    pub from: HealFrom,
+    /// Offset to end before; `None` for the end of the history.
+    pub end_offset: Option<u64>,
+    /// Names of the rules whose effects are applied; empty for all.
+    pub only_rules: Vec<String>,
 }
 
 impl Healed {
@@ -110,9 +125,8 @@ impl From<BrokerError> for NotHealed {
 
 /// Applies the history again.
 ///
-/// `span` is the place to begin at, and the offset to end before, which is the end of the history
-/// if it is `None`. A heal that takes over begins where the one before it stopped. The caller has
-/// taken the lock with [`Cache::take_heal`], and `guard` keeps it.
+/// A heal that takes over begins where the one before it stopped. The caller has taken the lock
+/// with [`Cache::take_heal`], and `guard` keeps it.
 ///
 /// # Errors
 /// [`NotHealed`]. The heal must then be repeated.
@@ -120,7 +134,7 @@ pub async fn heal(
     config: &Config,
     registry: &Arc<Registry>,
     cache: &Cache,
-    span: (HealFrom, Option<u64>),
+    span: HealSpan,
     guard: &HealGuard<'_>,
 ) -> Result<Healed, NotHealed> {
     if config.amqp.history.is_none() {
@@ -149,7 +163,7 @@ async fn apply(
     config: &Config,
     registry: &Arc<Registry>,
     cache: &Cache,
-    (from, end_offset): (HealFrom, Option<u64>),
+    HealSpan { from, end_offset, only_rules }: HealSpan,
     guard: &HealGuard<'_>,
 ) -> Result<Healed, NotHealed> {
     let mut history = History::connect(&config.amqp).await.map_err(NotHealed::Broker)?;
@@ -159,7 +173,7 @@ async fn apply(
     let Beginning { offset, is_whole, is_empty } = begins;
     if is_empty {
         drain(cache, &CancellationToken::new()).await?;
-        let passed_over = guard.found().passed_over.clone();
+        let HealProgress { passed_over, refused, .. } = guard.found().clone();
         return Ok(Healed::Applied {
             events: 0,
             effects: 0,
@@ -167,6 +181,7 @@ async fn apply(
             complete: is_whole,
             end: 0,
             passed_over,
+            refused: (refused.count > 0).then_some(refused),
         });
     }
     let stop = CancellationToken::new();
@@ -182,6 +197,7 @@ async fn apply(
             gives_way: end_offset.is_none(),
             records_before: Some(offset),
             types: Vec::new(),
+            only_rules: only_rules.clone(),
             rate: None,
             tag_prefix: config.redis.tag_prefix.clone(),
             reading: config.reading,
@@ -221,13 +237,19 @@ async fn apply(
         );
     }
     drain(cache, &stop).await?;
+    let refused = report.refused.count > 0;
     Ok(Healed::Applied {
         events: report.events,
         effects: report.sent.values().sum(),
         begin: offset,
-        complete: is_whole && report.cut.is_none() && report.missing == 0 && report.is_complete(),
+        complete: is_whole
+            && report.cut.is_none()
+            && report.missing == 0
+            && !refused
+            && report.is_complete(),
         end: report.end,
         passed_over: report.left_out(),
+        refused: refused.then_some(report.refused),
     })
 }
 
@@ -248,6 +270,7 @@ fn taken_over(found: &HealProgress) -> TakenOver {
             .map(|died| Died { range: died.first..died.end, deaths: died.deaths() }),
         passed_over: found.passed_over.clone(),
         undone: found.undone.clone(),
+        refused: found.refused.clone(),
     }
 }
 
@@ -272,6 +295,7 @@ impl Observer for Watch<'_> {
         progress.end = Some(step.end);
         progress.in_work = Some((step.in_work.start, step.in_work.end));
         (progress.passed_over, progress.undone) = (step.passed_over, step.undone);
+        progress.refused = step.refused;
         match self.guard.note(&progress).await {
             Ok(()) => Ok(()),
             Err(outage) => {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Observer;
 use super::report::{INTERRUPTED, ReplayReport, Rest};
 use super::resolver::weight_bytes;
-use crate::cache::{Cache, CommandError, Outage};
+use crate::cache::{Cache, CommandError, Outage, is_not_permitted};
 use crate::causes::Explain;
 use crate::ops::Pace;
 use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};
@@ -24,6 +24,10 @@ const SLICE_BYTES: usize = 4 << 20;
 /// Maximum number of attempts for an effect that Redis refuses for a reason that may pass.
 const ATTEMPTS: u32 = 4;
 
+/// Number of connections that effects lose, with successful probes in between, after which they are
+/// applied in halves. One effect alone is then given up.
+const LOST_CONNECTIONS_MAX: u32 = 3;
+
 /// Time between two attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -31,6 +35,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub(super) struct Applier<'a, O> {
     pub(super) registry: &'a Registry,
     pub(super) cache: Option<&'a Cache>,
+    /// Names of the rules whose effects are applied; empty for all.
+    pub(super) only_rules: &'a [String],
     pub(super) observer: &'a mut O,
     pub(super) stop: &'a CancellationToken,
     pub(super) pace: Pace,
@@ -67,16 +73,22 @@ impl<O: Observer> Applier<'_, O> {
     /// from which on effects are missing.
     pub(super) async fn apply(
         &mut self,
-        folded: Vec<Folded>,
+        mut folded: Vec<Folded>,
         report: &mut ReplayReport,
     ) -> Option<Rest> {
+        if !self.only_rules.is_empty() {
+            folded.retain(|folded| {
+                self.only_rules.iter().any(|only| only == self.rule_of(&folded.effect))
+            });
+        }
         let Some(cache) = self.cache else {
             folded.iter().for_each(|folded| report.sends(&folded.effect));
             return None;
         };
         // Effects are ordered by place, not by offset. The lowest offset of all later effects is
         // the place to continue from.
-        let mut since: Vec<u64> = folded.iter().map(|folded| folded.since).collect();
+        let origins: Vec<u64> = folded.iter().map(|folded| folded.since).collect();
+        let mut since = origins.clone();
         for at in (1..since.len()).rev() {
             since[at - 1] = since[at - 1].min(since[at]);
         }
@@ -97,7 +109,7 @@ impl<O: Observer> Applier<'_, O> {
                     .filter(|effect| matches!(effect.action, Action::Write(_)))
                     .for_each(|effect| effect.action = Action::Delete);
             }
-            if self.slice(cache, slice, since[done], report).await.is_err() {
+            if self.slice(cache, slice, &origins[done..end], report).await.is_err() {
                 return Some(Rest { since: since[done], cause: INTERRUPTED.to_owned() });
             }
             slice.iter().for_each(|effect| report.sends(effect));
@@ -113,17 +125,17 @@ impl<O: Observer> Applier<'_, O> {
         &mut self,
         cache: &Cache,
         slice: &[Effect],
-        offset: u64,
+        origins: &[u64],
         report: &mut ReplayReport,
     ) -> Result<(), Stopped> {
         if let Some(due) = self.pace.due() {
             self.stop.run_until_cancelled(sleep_until(due.into())).await.ok_or(Stopped)?;
         }
-        let mut left: Vec<&Effect> = slice.iter().collect();
+        let mut left: Vec<(&Effect, u64)> = slice.iter().zip(origins.iter().copied()).collect();
         for attempt in 1..=ATTEMPTS {
             let mut again = Vec::new();
             for (EffectRef { event, .. }, outcome) in self.round_trip(cache, &left).await? {
-                let effect = left[event as usize];
+                let (effect, offset) = left[event as usize];
                 let outcome = if outcome == EffectOutcome::Slow {
                     self.drain(cache, effect).await?
                 } else {
@@ -163,20 +175,50 @@ impl<O: Observer> Applier<'_, O> {
     async fn round_trip(
         &mut self,
         cache: &Cache,
-        effects: &[&Effect],
+        effects: &[(&Effect, u64)],
     ) -> Result<Vec<(EffectRef, EffectOutcome)>, Stopped> {
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
-        for (event, effect) in (0..).zip(effects) {
+        for (event, (effect, _)) in (0..).zip(effects) {
             batch.push(EffectRef { event, position: 0 }, effect);
         }
         let plan = batch.finish();
+        let mut lost_connections = 0;
         loop {
             let applied = self.stop.run_until_cancelled(cache.apply(&plan)).await.ok_or(Stopped)?;
-            match applied {
+            let outage = match applied {
                 Ok(applied) => return Ok(applied.unsettled),
-                Err(outage) => self.wait_for(cache, &outage).await?,
+                Err(outage) => outage,
+            };
+            if outage.lost_connection && cache.probe().await.is_ok() {
+                lost_connections += 1;
+                if lost_connections >= LOST_CONNECTIONS_MAX {
+                    break;
+                }
+            } else {
+                lost_connections = 0;
+                self.wait_for(cache, &outage).await?;
             }
         }
+        drop(plan);
+        if let [(effect, _)] = effects {
+            let message = format!(
+                "the command loses the connection to Redis each time; it has about {} bytes: compare with `proto-max-bulk-len` and \
+                 `client-query-buffer-limit` of Redis, and with the limits of a proxy",
+                weight_bytes(effect)
+            );
+            let dead = EffectOutcome::Dead { reason: Reason::RedisRefused, message };
+            return Ok(vec![(EffectRef { event: 0, position: 0 }, dead)]);
+        }
+        // One of the effects is the cause. Halves are applied one after the other, in order.
+        let (first, second) = effects.split_at(effects.len() / 2);
+        let mut unsettled = Box::pin(self.round_trip(cache, first)).await?;
+        let behind = u32::try_from(first.len()).unwrap_or(u32::MAX);
+        let rest = Box::pin(self.round_trip(cache, second)).await?;
+        unsettled
+            .extend(rest.into_iter().map(|(slot, outcome)| {
+                (EffectRef { event: slot.event + behind, ..slot }, outcome)
+            }));
+        Ok(unsettled)
     }
 
     /// Deletes all members of a big tag that was detached, so that no worker has to drain the rest.
@@ -214,8 +256,19 @@ impl<O: Observer> Applier<'_, O> {
         offset: u64,
         report: &mut ReplayReport,
     ) {
-        let rule =
-            self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str());
+        let rule = self.rule_of(effect);
+        match reason {
+            Reason::RedisRefused if is_not_permitted(message) => {
+                report.refused.add(offset, rule, message);
+            }
+            // A key that holds another type, for example. A person must look at it.
+            Reason::RedisRefused => report.is_undone(offset),
+            _ => {}
+        }
         report.problem(reason, 1, offset, || format!("{rule}: {message}"));
+    }
+
+    fn rule_of(&self, effect: &Effect) -> &str {
+        self.registry.rules().get(effect.rule.0 as usize).map_or("", |rule| rule.name.as_str())
     }
 }

@@ -120,6 +120,7 @@ mod tests {
             gives_way: true,
             records_before: None,
             types: Vec::new(),
+            only_rules: Vec::new(),
             rate: None,
             tag_prefix: "cache_tag:".into(),
             reading: crate::event::Reading::default(),

@@ -64,6 +64,9 @@ pub struct Replay {
     pub records_before: Option<u64>,
     /// Patterns of event types to apply; empty for all.
     pub types: Vec<Pattern>,
+    /// Names of the rules whose effects are sent to Redis; empty for all. Effects of other rules
+    /// still supersede them.
+    pub only_rules: Vec<String>,
     /// Maximum rate of effects sent to Redis.
     pub rate: Option<Rate>,
     /// The setting `UNSTALE_TAG_PREFIX`.

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::cache::RefusedEffects;
+
 /// Number of deaths at one offset after which it is skipped.
 pub const DEATHS_MAX: u32 = 3;
 
@@ -25,6 +27,8 @@ pub struct Step {
     pub passed_over: Vec<u64>,
     /// Offsets before `applied_to` of events that could not be resolved, or applied, in time.
     pub undone: Vec<u64>,
+    /// Effects that Redis refused, and that it may permit later.
+    pub refused: RefusedEffects,
 }
 
 /// State that a replay takes over from earlier ones that did not finish.
@@ -40,6 +44,8 @@ pub struct TakenOver {
     pub passed_over: Vec<u64>,
     /// Offsets before `applied_to` that they could not resolve, or apply, in time.
     pub undone: Vec<u64>,
+    /// Effects that Redis refused, and that it may permit later.
+    pub refused: RefusedEffects,
 }
 
 /// A range of offsets in which replays died.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::cache::RefusedEffects;
 use crate::printable::shown;
 use crate::reason::Reason;
 use crate::registry::{Effect, RuleId, Verb};
@@ -30,6 +31,8 @@ pub struct ReplayReport {
     /// The first 1,000 offsets of events that could not be resolved or applied in time. Another try
     /// may apply them.
     pub undone: Vec<u64>,
+    /// Effects that Redis refused, and that it may permit later. The problems count them too.
+    pub refused: RefusedEffects,
     /// Ranges of offsets that the broker could not read: the first, and the one behind the last.
     /// `missing` counts them too.
     pub unreadable: Vec<(u64, u64)>,

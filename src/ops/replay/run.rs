@@ -97,6 +97,9 @@ impl Replay {
         report.cut = self.span.is_cut(begins, survey.first);
         report.passed_over.clone_from(&taken_over.passed_over);
         report.undone = not_tried_again(&taken_over.undone, from);
+        if from > begins {
+            report.refused = taken_over.refused.clone();
+        }
         let rules = Rules {
             registry: Arc::clone(registry),
             types: self.types.clone(),
@@ -111,6 +114,7 @@ impl Replay {
             applier: Applier {
                 registry,
                 cache,
+                only_rules: &self.only_rules,
                 observer,
                 stop,
                 pace: Pace::new(self.rate),
@@ -310,6 +314,7 @@ impl<O: Observer> Run<'_, O> {
             in_work: first..behind,
             passed_over: self.report.passed_over.clone(),
             undone: not_tried_again(&self.report.undone, self.applied_to),
+            refused: self.report.refused.clone(),
         };
         let stop = self.applier.stop;
         stop.run_until_cancelled(self.applier.observer.note(step)).await.ok_or(INTERRUPTED)?

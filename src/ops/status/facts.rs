@@ -153,7 +153,8 @@ pub struct HealFacts {
     pub count: u64,
     /// True if it read and applied all of the history that was asked for.
     pub complete: bool,
-    /// Digests of the registries whose rules the heals of the last day applied.
+    /// Digests of the registries whose rules the heals of the last day applied, each with a digest
+    /// of settings behind it.
     pub digests: Vec<String>,
     /// Offsets of skipped events, at which heals died, or which could not be resolved in time.
     pub passed_over: Vec<u64>,
@@ -180,6 +181,9 @@ pub struct OwedFacts {
     pub from: String,
     /// Reason why it could not be done.
     pub cause: String,
+    /// Number of effects that Redis refused, if only these are due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u64>,
 }
 
 /// Events that neither a queue nor the history holds any more.
@@ -202,6 +206,9 @@ pub struct WorkerFacts {
     pub version: String,
     /// Digest of its registry.
     pub digest: String,
+    /// Digest by which heals record whose rules and settings they applied.
+    #[serde(skip)]
+    pub resolution_digest: String,
     /// Reason why it did not load the current rule files; null if it did.
     pub refused_registry: Option<String>,
     /// The steps of its retry schedule.

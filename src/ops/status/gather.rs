@@ -111,6 +111,7 @@ async fn ask_redis(
         since: time(owed.since_ms),
         from: owed.from.to_string(),
         cause: owed.cause,
+        refused: owed.refused.map(|refused| refused.count),
     });
     let heal_progress = marks.progress().and_then(|progress| {
         let (first, end) = (progress.first?, progress.end?);
@@ -145,6 +146,7 @@ fn worker(reported: &ReportedWorker) -> WorkerFacts {
         pid,
         version,
         digest,
+        resolution_digest,
         refused_registry,
         retry_delays: retry_steps,
         in_flight,
@@ -153,6 +155,8 @@ fn worker(reported: &ReportedWorker) -> WorkerFacts {
         history_fault,
         ..
     } = reported.report.clone();
+    let resolution_digest =
+        if resolution_digest.is_empty() { digest.clone() } else { resolution_digest };
     let oldest = oldest_unsettled_ms.map(|ms| Duration::from_millis(ms) + reported.age);
     let name = if host.is_empty() { format!("pid {pid}") } else { format!("{host}:{pid}") };
     let oldest_unsettled_s = oldest.map(|age| age.as_secs_f64());
@@ -161,6 +165,7 @@ fn worker(reported: &ReportedWorker) -> WorkerFacts {
         name,
         version,
         digest,
+        resolution_digest,
         refused_registry,
         retry_steps,
         reported_s_ago,

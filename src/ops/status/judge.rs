@@ -57,6 +57,14 @@ pub fn judge(status: &Status) -> Findings {
     findings
 }
 
+/// Help for a heal whose history cannot be read.
+const UNREADABLE_HELP: &str = "grant `read` on the history, delete a history that the broker has broken (workers declare it again), or set \
+     UNSTALE_HISTORY=off; then delete keys that must be correct. A worker tries every 30 s, and events are applied meanwhile";
+
+/// Help for effects of a heal that Redis refused.
+const REFUSED_HELP: &str = "old values stay readable until their TTL: give our Redis user the rights in docs/reference/redis-permissions.md, or remove \
+     the rules whose keys it may not change. A worker tries again within 30 s to 5 minutes, as long as the history holds the events";
+
 fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
     if redis.role.as_deref().is_some_and(|role| role != "master") {
         // A replica without facts refuses writes. This one takes them, and loses them at its next
@@ -86,8 +94,7 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
                 "a heal from {} of the history has been due{since}, and could not be done: {}",
                 owed.from, owed.cause
             ),
-            "grant `read` on the history, delete a history that the broker has broken (workers declare it again), or set \
-             UNSTALE_HISTORY=off; then delete keys that must be correct. A worker tries every 30 s, and events are applied meanwhile",
+            if owed.refused.is_some() { REFUSED_HELP } else { UNREADABLE_HELP },
         );
     }
     if let Some(lost) = &redis.lost_events {
@@ -128,17 +135,20 @@ fn heal_progress(redis: &RedisFacts) -> String {
 }
 
 fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut Findings) {
-    let (workers, may_have_lost_events) = (&redis.workers, redis.lost_events.is_some());
+    let (workers, is_owed) = (&redis.workers, redis.owed_heal.is_some());
+    let may_have_lost_events = redis.lost_events.is_some();
     let others: Vec<&str> = workers
         .iter()
-        .filter(|worker| !heal.digests.is_empty() && !heal.digests.contains(&worker.digest))
+        .filter(|worker| {
+            !heal.digests.is_empty() && !heal.digests.contains(&worker.resolution_digest)
+        })
         .map(|worker| worker.name.as_str())
         .collect();
     if !others.is_empty() {
         findings.note(
             FindingCode::HealOtherRules,
             format!(
-                "no heal has applied the rules of {} since Redis lost writes, or may have",
+                "no heal has applied the rules and settings of {} since Redis lost writes, or may have",
                 others.join(", ")
             ),
             "these workers heal by themselves within a minute; if this persists, check their logs",
@@ -155,13 +165,13 @@ fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut F
             ),
             format!("apply them with `unstale replay --since offset:N --until offset:M`; {STALE_UNTIL_TTL}"),
         );
-    } else if !heal.complete {
+    } else if !heal.complete && !is_owed {
         findings.problem(
             FindingCode::HealIncomplete,
             format!("Redis lost writes {ago} ago, and the history did not hold all events that had to be applied again"),
             format!("{STALE_UNTIL_TTL} (shown for 24 hours)"),
         );
-    } else {
+    } else if heal.complete {
         let advice = if may_have_lost_events {
             "see the problem `history.events-lost`; find out why Redis lost them"
         } else {

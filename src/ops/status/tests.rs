@@ -8,6 +8,7 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         name: name.to_owned(),
         version: "0.1.0".to_owned(),
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
+        resolution_digest: "aaaaaaaaaaaaaaaaaaaa-1".to_owned(),
         refused_registry: None,
         retry_steps: vec!["1s".to_owned()],
         reported_s_ago: 2.0,
@@ -193,15 +194,31 @@ fn a_heal_is_shown_for_a_day_and_is_a_problem_if_it_was_incomplete() {
 #[test]
 fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
     let mut status = healthy();
-    redis(&mut status).owed_heal =
-        Some(OwedFacts { since: None, from: "offset 7".into(), cause: "ACCESS_REFUSED".into() });
+    redis(&mut status).owed_heal = Some(OwedFacts {
+        since: None,
+        from: "offset 7".into(),
+        cause: "ACCESS_REFUSED".into(),
+        refused: None,
+    });
     assert_eq!(
         problems(&status),
         ["a heal from offset 7 of the history has been due, and could not be done: ACCESS_REFUSED"]
     );
+    let refused = "Redis refused 2 effects, the first at offset 7: UNLINK: NOPERM";
+    redis(&mut status).owed_heal = Some(OwedFacts {
+        since: None,
+        from: "offset 7".into(),
+        cause: refused.into(),
+        refused: Some(2),
+    });
+    let problem = judge(&status).problems.remove(0);
+    assert!(
+        problem.what.ends_with(refused) && problem.advice.contains("Redis user"),
+        "{problem:?}"
+    );
     let mut status = healthy();
     let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
-    let digests = vec![redis(&mut status).workers[0].digest.clone()];
+    let digests = vec![redis(&mut status).workers[0].resolution_digest.clone()];
     let heal =
         HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
     redis(&mut status).last_heal = Some(heal);
@@ -211,11 +228,11 @@ fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
             "skipped events of the history, because heals died at them or could not resolve them in time: offsets 5, 9"
         )
     );
-    redis(&mut status).workers[0].digest = "newer".into();
+    redis(&mut status).workers[0].resolution_digest = "newer".into();
     let notes: Vec<String> = judge(&status).notes.into_iter().map(|note| note.what).collect();
     assert!(
         notes.contains(
-            &"no heal has applied the rules of a:1 since Redis lost writes, or may have".to_owned()
+            &"no heal has applied the rules and settings of a:1 since Redis lost writes, or may have".to_owned()
         ),
         "{notes:?}"
     );

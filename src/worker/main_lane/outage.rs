@@ -63,6 +63,9 @@ impl MainLane<'_, '_> {
                 }
             }
         };
+        if !self.pipeline.gate.passed_each_probe() {
+            self.waiting.iter_mut().for_each(Resolved::is_innocent);
+        }
         if !opened {
             // An alarm of the broker may block this for ever.
             let settle_all = async {

@@ -8,7 +8,7 @@
 //! - Objects of the broker: `deleted`, `away`.
 //! - Workers: `crashes`, `stops`, `stalls`, `panics`, `checkpoints`, `watermark`.
 //! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `headers`, `forged`,
-//!   `copies`.
+//!   `copies`, `closers`.
 //!
 //! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
 
@@ -16,6 +16,7 @@ pub(crate) mod away;
 mod brokers;
 mod caches;
 mod checkpoints;
+mod closers;
 mod cluster;
 mod copies;
 mod crashes;

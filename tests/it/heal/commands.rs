@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use unstale::cache::{Cache, Entered, HealFrom, HealTurn};
-use unstale::ops::heal::{HealGuard, Healed, heal};
+use unstale::ops::heal::{HealGuard, HealSpan, Healed, heal};
 use unstale::registry::{LoadOptions, Registry};
 
 use super::{
@@ -135,7 +135,10 @@ async fn a_heal_begins_where_a_recorded_replay_began() {
     for (found, left) in [(begun, 0), (died, 5)] {
         seed(&stage.redis, EVENTS).await;
         let guard = HealGuard::begin(&config, &cache, found);
-        let healed = heal(&config, &registry, &cache, (from, None), &guard).await.unwrap();
+        let healed =
+            heal(&config, &registry, &cache, HealSpan { from, ..HealSpan::default() }, &guard)
+                .await
+                .unwrap();
         let Healed::Applied { begin, complete, .. } = healed else { panic!("{healed:?}") };
         assert_eq!((begin, complete, readable(&stage.redis).await), (0, true, Some(left)));
     }

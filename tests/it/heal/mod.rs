@@ -2,7 +2,7 @@
 //!
 //! In reading order:
 //! - Detection: `marks`, `identity`.
-//! - Losses: `restores`, `cluster`, `clocks`, `large`.
+//! - Losses: `restores`, `refusals`, `cluster`, `clocks`, `large`.
 //! - Workers: `workers`, `stops`, `deaths`, `beside`, `brokers`, `commands`.
 //! - The history itself: `histories`, `both_deleted`.
 //!
@@ -19,6 +19,7 @@ mod histories;
 mod identity;
 mod large;
 mod marks;
+mod refusals;
 mod restores;
 pub(crate) mod stops;
 mod workers;

@@ -24,6 +24,7 @@ fn replay(limits: FoldLimits) -> Replay {
         gives_way: true,
         records_before: None,
         types: Vec::new(),
+        only_rules: Vec::new(),
         rate: None,
         tag_prefix: "cache_tag:".into(),
         reading: unstale::event::Reading::default(),
@@ -183,6 +184,7 @@ fn taken_over(before: &TakenOver, last: &Step) -> TakenOver {
         died: Some(Died { range, deaths }),
         passed_over,
         undone,
+        refused: last.refused.clone(),
     }
 }
 
