@@ -3,7 +3,7 @@
 //! The main queue and the history are bound to the same routing keys, so each event adds one
 //! message to both. While no worker consumes, their difference stays the same, unless events go to
 //! the history alone or messages vanish. Retry messages and replayed dead letters only move from
-//! one queue to another.
+//! one queue to another. The records of replays are in the history alone, and count for nothing.
 
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ use crate::config::AmqpConfig;
 /// at that time is in neither.
 const LOOKS_MAX: u32 = 3;
 const INTERVAL: Duration = Duration::from_millis(150);
+
+/// Maximum number of messages of the history that are read at once.
+const MESSAGES_AT_ONCE: usize = 1_000;
 
 /// Queues and history, on connections of their own.
 #[derive(Debug)]
@@ -95,18 +98,18 @@ impl Census {
     /// # Errors
     /// As for [`count`](Self::count).
     pub async fn missing_since(&mut self, count: Count) -> Result<u64, BrokerError> {
-        let mut missing = u64::MAX;
+        let (mut missing, mut end) = (u64::MAX, 0);
         for look in 0..LOOKS_MAX {
             if look > 0 {
                 sleep(INTERVAL).await;
             }
-            let end = self.end().await?;
+            end = self.end().await?;
             missing = missing.min(missing_at(count, end, self.held().await?));
             if missing == 0 {
                 break;
             }
         }
-        Ok(missing)
+        self.without_records(missing, count.end, end).await
     }
 
     /// Returns the number of events missing from the main queue, if every event from that offset on
@@ -120,19 +123,43 @@ impl Census {
     /// # Errors
     /// As for [`count`](Self::count).
     pub async fn missing_from(&mut self, offset: u64) -> Result<u64, BrokerError> {
-        let mut missing = u64::MAX;
+        let (mut missing, mut end) = (u64::MAX, 0);
         for look in 0..LOOKS_MAX {
             if look > 0 {
                 sleep(INTERVAL).await;
             }
-            let end = self.end().await?;
+            end = self.end().await?;
             let ready = self.ready(&self.inspector.names().main).await?;
             missing = missing.min(missing_behind(offset, end, ready));
             if missing == 0 {
                 break;
             }
         }
-        Ok(missing)
+        self.without_records(missing, offset, end).await
+    }
+
+    /// Returns how many of the missing events are not records of replays. It reads the history only
+    /// while all of them may be.
+    async fn without_records(
+        &mut self,
+        missing: u64,
+        from: u64,
+        end: u64,
+    ) -> Result<u64, BrokerError> {
+        if missing == 0 || end < from {
+            return Ok(missing);
+        }
+        let (mut at, mut records) = (from, 0);
+        self.history.read_from(from);
+        while records < missing && records + end.saturating_sub(at) >= missing {
+            for (offset, delivery) in self.history.next_batch(MESSAGES_AT_ONCE).await? {
+                // Only records of replays come by the default exchange.
+                records += u64::from(offset < end && delivery.exchange().is_empty());
+                at = offset + 1;
+            }
+        }
+        self.history.pause();
+        Ok(if records >= missing { 0 } else { missing })
     }
 
     /// Closes the connections.

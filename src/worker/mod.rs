@@ -21,7 +21,7 @@
 //!   flight. `unread_deliveries` covers those that no lane has handed out.
 //! - `checkpoint`: shows once a second whether Redis lost writes. `healing` heals before the gate
 //!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
-//!   what both use.
+//!   what both use. `resolution_digest` identifies the rules and settings of a heal.
 //! - `samples`: where the history ends. `history_start`: since when it holds events.
 //!   `history_mark`: whether it was deleted and declared anew.
 //! - `census`: events lost while no worker ran. `broker_identity`: workers of another broker.
