@@ -4,7 +4,7 @@
 //! confirmed each message that was republished for it. Nothing is acknowledged before. One
 //! `basic.ack` with `multiple` acknowledges all settled deliveries, at the first of these moments:
 //! - At once, if the batch has republished messages. Until then a crash would publish them twice.
-//! - At once, if [`ACKNOWLEDGED_PART`] of the prefetch is settled.
+//! - At once, if as many are settled as the prefetch divided by [`ACKNOWLEDGED_PART`].
 //! - If nothing else is in flight: at once, or with a backlog after [`MORE_COMES`] without a new
 //!   batch.
 //! - After [`ACKNOWLEDGED_WITHIN`], even if other batches are still in flight.
