@@ -1,8 +1,8 @@
-//! Errors with their causes: how they keep them, and how they are shown.
+//! Errors with their causes: how an error keeps its cause, and how both are shown.
 //!
-//! The `Display` of an error says what its own level knows. [`chain`] adds the causes, and
-//! [`Explain::in_full`] the advice. Every log line, report and message for a person that shows an
-//! error goes through one of the two.
+//! The `Display` of an error names only what failed at its own level. [`chain`] adds the causes,
+//! and [`Explain::in_full`] adds the causes and the advice. Every log line, report or message that
+//! shows an error uses one of the two.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -59,9 +59,10 @@ impl Explain for std::io::Error {}
 
 impl Explain for tokio::task::JoinError {}
 
-/// Cause of an error: the error of a library or of another part, or what this program found itself.
+/// Cause of an error: an error of a library or of another module, or a fact that this program
+/// found.
 ///
-/// It shows itself as that error does, and its causes are those of that error.
+/// Its text and its causes are those of the error that it holds.
 #[derive(Debug, Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 
@@ -71,7 +72,7 @@ impl Cause {
         Self(Arc::new(error))
     }
 
-    /// Returns the error itself, if it is of that type.
+    /// Returns the error that it holds, if that error is of type `E`.
     pub fn get<E: Error + 'static>(&self) -> Option<&E> {
         self.0.downcast_ref()
     }

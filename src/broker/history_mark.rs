@@ -1,9 +1,9 @@
 //! The mark of the history: an exchange that the broker deletes together with the stream.
 //!
-//! AMQP does not show that a stream was deleted and declared anew. But the broker removes the
-//! bindings of a deleted queue, and an auto-delete exchange together with its last binding. The
-//! mark is such an exchange. It is durable, has the name of the history, and is bound to nothing
-//! else. No client can publish to it.
+//! AMQP does not show that a stream was deleted and declared again. But with a queue, the broker
+//! removes its bindings, and with its last binding, an auto-delete exchange. The mark is such an
+//! exchange. It is durable, has the name of the history, and only the history is bound to it. No
+//! client can publish to it.
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
@@ -15,7 +15,7 @@ use super::failure::BrokerError;
 use super::link::{ANSWER_TIMEOUT, Link, no_answer};
 use super::refusal::Refusal;
 
-/// Returns whether the mark exists; `None` if the broker does not show it.
+/// Returns whether the mark exists. Returns `None` if the broker refuses to show it.
 ///
 /// # Errors
 /// When the connection is over.
@@ -37,8 +37,8 @@ pub(super) async fn create(link: &Link, history: &str) -> Result<bool, BrokerErr
     Ok(declare(link, name, false).await?.is_ok() && bind(link, history).await?)
 }
 
-/// Binds the mark to the history again, because a worker may have died before it did. Returns false
-/// if the mark or the history is missing, or the broker refuses.
+/// Binds the mark to the history again: a worker may have died between declaring and binding it.
+/// Returns false if the mark or the history is missing, or the broker refuses.
 ///
 /// # Errors
 /// When the connection is over.

@@ -1,4 +1,4 @@
-//! Errors of the AMQP library, and what the broker refuses with them.
+//! Errors of the AMQP library, and the kinds of refusals among them.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use super::reply_text::{self, NotFound};
 use crate::causes::Cause;
 
-/// Error of the AMQP library. It shows the broker's own words if there are any.
+/// Error of the AMQP library. Its text is the broker's reply text, if the broker sent one.
 #[derive(Debug, Clone)]
 pub struct AmqpError(lapin::Error);
 
@@ -21,7 +21,7 @@ impl AmqpError {
         }
     }
 
-    /// Returns the broker's own words if it has any; else they are empty.
+    /// Returns the broker's reply text, or an empty text if the broker sent none.
     pub(super) fn text(&self) -> &str {
         match self.0.kind() {
             ErrorKind::ProtocolError(protocol) => protocol.get_message().as_str(),
@@ -68,7 +68,8 @@ impl AmqpError {
         matches!(self.kind(), ErrorKind::ParsingError(_))
     }
 
-    /// Returns whether the connection is lost, which shows nothing about what was sent on it.
+    /// Returns whether the connection is lost. This does not show whether the broker received what
+    /// was sent on it.
     pub(super) fn is_lost_connection(&self) -> bool {
         match self.kind() {
             ErrorKind::IOError(_)
@@ -113,7 +114,7 @@ impl fmt::Display for AmqpError {
 impl Error for AmqpError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.kind() {
-            // The error shows the broker's words alone.
+            // The error shows only the broker's reply text.
             ErrorKind::ProtocolError(_) => None,
             _ => self.0.source(),
         }
@@ -138,7 +139,7 @@ impl From<lapin::Error> for Cause {
     }
 }
 
-/// Outcome of a failed operation on an object.
+/// Kind of failure of an operation on a queue, an exchange or a binding.
 #[derive(Debug, Clone)]
 pub(super) enum Refusal {
     /// The object does not exist.
@@ -147,9 +148,9 @@ pub(super) enum Refusal {
     Differs(AmqpError),
     /// The user lacks a permission.
     Forbidden(AmqpError),
-    /// The broker does not support it.
+    /// The broker does not support the operation.
     Unsupported(AmqpError),
-    /// Any other failure: the connection, a timeout, a cluster in trouble.
+    /// Any other failure, which may pass: a lost connection, a timeout, a cluster in trouble.
     Passing(AmqpError),
 }
 

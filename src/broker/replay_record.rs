@@ -12,7 +12,7 @@ use super::origin::text_of;
 use super::publisher::Outgoing;
 use crate::event::header;
 
-/// Returns the record of a replay from that offset on.
+/// Returns the record of a replay that begins at the offset `from`.
 ///
 /// It has no body, so that workers of earlier versions read it as a tombstone.
 pub fn replay_record(history: &str, from: u64) -> Outgoing<'_> {
@@ -23,8 +23,8 @@ pub fn replay_record(history: &str, from: u64) -> Outgoing<'_> {
 }
 
 impl Delivery {
-    /// Returns the offset from which on a replay applied events again, if this message of the
-    /// history is the record of a replay.
+    /// Returns the offset at which a replay began, if this message of the history is the record of
+    /// that replay.
     pub fn replayed_from(&self) -> Option<u64> {
         if !self.exchange().is_empty() {
             return None;

@@ -1,11 +1,13 @@
-//! The only place that decides by RabbitMQ's reply texts.
+//! Reads RabbitMQ's reply texts. No other file decides by these texts.
 //!
-//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. The
-//! code decides in `refusal`, and only what it leaves open is read here. Each text is compared
-//! where RabbitMQ writes its own words, so that no name in it can be taken for them.
+//! AMQP 0-9-1 has some twenty reply codes, and RabbitMQ uses one code for several refusals. So
+//! `refusal` decides by the code, and by the text only where the code leaves it open. A text may
+//! hold names that users chose. So it is compared only at the places where RabbitMQ writes its own
+//! words.
 //!
-//! The texts are those of RabbitMQ 3.10.8, 4.0.5 and 4.3.6, which the tests start. They come from
-//! `rabbit_amqqueue`, `rabbit_channel`, `rabbit_misc`, `rabbit_reader` and `rabbit_stream_queue`.
+//! The texts are those of RabbitMQ 3.10.8, 4.0.5 and 4.3.6, which the tests start. In RabbitMQ's
+//! source they are in `rabbit_amqqueue`, `rabbit_channel`, `rabbit_misc`, `rabbit_reader` and
+//! `rabbit_stream_queue`.
 
 /// Reason of a `NOT_FOUND` (404).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub(super) enum NotFound {
     Queue,
     /// There is no such exchange.
     Exchange,
-    /// The object exists, and cannot be used now: for example, its node is down.
+    /// The object exists and cannot be used now, for example because its node is down.
     Unserved,
 }
 
@@ -37,9 +39,9 @@ pub(super) enum Precondition<'t> {
     OtherArgument(Difference<'t>),
     /// The node has no replica of the stream.
     NoReplica,
-    /// The queue does not take the argument that only streams take.
+    /// The queue is no stream, and refuses an argument that only streams take.
     NotAStream,
-    /// Anything else: the broker cannot make such an object at all.
+    /// Any other reason, such as an object that the broker cannot make at all.
     Other,
 }
 
@@ -74,7 +76,7 @@ pub(super) fn precondition_failed(text: &str) -> Precondition<'_> {
 /// The last part is one of `'1m'`, `the value '1m' of type 'longstr'` and `none`.
 fn difference(words: &str) -> Option<Difference<'_>> {
     let (argument, rest) = words.strip_prefix("inequivalent arg '")?.split_once('\'')?;
-    // A name may hold these words too, and the broker's come last.
+    // A name may hold these words too. The broker's own words come last.
     let (_, current) = rest.rsplit_once("but current is ")?;
     Some(Difference { argument, current: current.split('\'').nth(1) })
 }
@@ -86,7 +88,7 @@ pub(super) fn is_limit(text: &str) -> bool {
     ["connection limit", "user limit", "allowed limit"].iter().any(|limit| ends.contains(limit))
 }
 
-/// Returns the text behind its code: `no queue 'q'` of `NOT_FOUND - no queue 'q'`.
+/// Returns the text without its code: `no queue 'q'` for `NOT_FOUND - no queue 'q'`.
 fn without_code(text: &str) -> &str {
     text.split_once(" - ").map_or(text, |(_, words)| words)
 }

@@ -1,8 +1,8 @@
 //! The kind of Redis deployment. Only this file chooses between a single server and a cluster.
 //!
-//! Each kind has the methods below, in files of the same names: `single/tags.rs` and
-//! `cluster/tags.rs`. All other files of `cache` serve both. A table in `docs/architecture.md`
-//! compares the two.
+//! Each kind has the methods below, in files of the same names, such as `single/tags.rs` and
+//! `cluster/tags.rs`. All other files of `cache` serve both kinds. A table in
+//! `docs/architecture.md` compares the two.
 
 use futures_util::future::Either;
 use redis::{Cmd, Value};
@@ -31,7 +31,8 @@ pub(super) enum Backend {
     Cluster(Cluster),
 }
 
-/// Declares methods that both kinds have. The asynchronous ones add no future of their own.
+/// Declares methods that call the method of the same name of either kind. An asynchronous one
+/// returns that method's future, without another one around it.
 macro_rules! of_both_kinds {
     ($(
         $(#[$doc:meta])*
@@ -91,10 +92,10 @@ of_both_kinds! {
     /// Gives the connection up, so that nothing more is sent before the next probe.
     fn give_up(&self, outage: &Outage) -> ();
 
-    /// Returns the scripts that a new pipeline need not send in full.
+    /// Returns the scripts that a new pipeline need not send in full, since the server knows them.
     fn sent(&self) -> Sent;
 
-    /// Returns whether other servers may serve a key's slot later.
+    /// Returns whether another server may serve a key's slot later.
     fn moves_slots(&self) -> bool;
 
     /// Returns whether Redis lists the sets of tags that have members set aside.
@@ -111,15 +112,15 @@ of_both_kinds! {
     /// See [`Cache::apply`].
     async fn apply(&self, cache: &Cache, plan: &Plan<'_>) -> Result<Applied, Outage>;
 
-    /// Runs deletions on a connection of their own, to servers that need not take writes. Their
-    /// refusals are ignored.
+    /// Runs deletions on connections of their own. A server that refuses writes is not an outage
+    /// there, and refused deletions are ignored.
     async fn delete_apart(&self, commands: &[Cmd]) -> Result<(), Outage>;
 
     /// See [`Cache::invalidate_tag`].
     async fn invalidate_tag(&self, cache: &Cache, tag: &str) -> Result<Invalidated, CommandError>;
 
-    /// Deletes some members that the tag's invalidation of that number detached. Returns the
-    /// numbers of `drain_slice.lua`.
+    /// Deletes some members of `set`, which the tag's invalidation with that number detached.
+    /// Returns the numbers that `drain_slice.lua` lists.
     async fn drain_slice(
         &self,
         cache: &Cache,
@@ -128,7 +129,7 @@ of_both_kinds! {
         cursor: u64,
     ) -> Result<[u64; 7], CommandError>;
 
-    /// Continues a scan for tags' sets with the command's `SCAN` at `cursor`.
+    /// Continues the scan for sets of tags at `cursor`, with the `SCAN` of `scan`.
     async fn tag_sets(&self, scan: Cmd, cursor: u64) -> Result<TagSets, CommandError>;
 
     /// See [`Cache::maintain_slice`].
@@ -166,8 +167,9 @@ of_both_kinds! {
     /// Advances every checkpoint by one write.
     async fn write_all_checkpoints(&self, cache: &Cache) -> Result<(), Outage>;
 
-    /// Asks checkpoints. The commands are made once no checkpoint write is in flight. Also returns
-    /// the node that serves each of the hashes, if there are several nodes.
+    /// Sends commands that ask for checkpoints, and returns their answers. `ask` makes the commands
+    /// once no checkpoint write is in flight. Also returns the node of each hash, if there are
+    /// several nodes.
     async fn ask_checkpoints(
         &self,
         ask: impl FnOnce() -> Vec<Cmd>,

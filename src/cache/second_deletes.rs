@@ -4,8 +4,9 @@
 //! A second delete is scheduled in Redis together with the first one and removed only after it is
 //! done. So any worker can do it, even if the first one died.
 //!
-//! The times are of a clock that never goes back while any are scheduled
-//! (`lua/second_delete_clock.lua`). The fraction of a time counts the refusals.
+//! Their due times are those of a clock that never goes back while any second delete is scheduled
+//! (`lua/second_delete_clock.lua`). A due time is in milliseconds. Its fraction counts how often
+//! Redis has refused the second delete.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,23 +26,23 @@ use crate::registry::{Action, Effect, MAX_SECOND_DELETE_DELAY, RuleId};
 /// Maximum number of targets that one call schedules or finishes.
 pub(super) const TARGETS_PER_CALL: usize = 200;
 
-/// Time after which another worker may continue with second deletes, counted from the last look of
-/// the current one.
+/// Time after the last look of the worker that does the second deletes, after which another worker
+/// may continue.
 const LOCK_TTL: Duration = Duration::from_secs(2);
 
-/// Reserve beyond the longest delay of any rule: no time is later.
+/// Reserve beyond the longest delay of any rule. No due time is further ahead than both together.
 const RESERVE: Duration = Duration::from_secs(10);
 
 /// Time after which a second delete that Redis refused is due again. It doubles with each refusal.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// Maximum of that time.
+/// Maximum time after which a refused second delete is due again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
 /// Number of refusals after which a second delete is given up, four hours after the first.
 const REFUSALS_MAX: u32 = 30;
 
-/// Number of refusals that the fraction of a time can count. A double has room for more.
+/// Number of refusals that the fraction of a due time can count. A double has room for more.
 const FRACTIONS: u32 = 64;
 
 /// Target of a second delete.
@@ -58,6 +59,7 @@ pub enum SecondDelete<'t> {
 pub struct DueSecondDelete {
     /// `k` or `t`, then the target.
     member: String,
+    /// The due time, as Redis returns it.
     at: Vec<u8>,
 }
 
@@ -80,8 +82,8 @@ impl DueSecondDelete {
     }
 }
 
-/// Returns the milliseconds after which a refused second delete is tried again. Their fraction is
-/// the new number of refusals, one more than `refusals`. `None` means that it is given up.
+/// Returns the milliseconds after which a refused second delete is tried again. Their fraction
+/// counts one more refusal than `refusals`. `None` means that the second delete is given up.
 fn retry_after(refusals: u32) -> Option<String> {
     let refusals = refusals + 1;
     let after = RETRY_AFTER.saturating_mul(1 << (refusals - 1).min(16)).min(RETRY_AFTER_MAX);
@@ -91,17 +93,17 @@ fn retry_after(refusals: u32) -> Option<String> {
         .then(|| [&lifetime::millis(after).to_string(), fraction.trim_start_matches('0')].concat())
 }
 
-/// Result of a round of second deletes.
+/// Result of one round of due second deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SecondDeletes {
     /// All that were due.
     pub due: Vec<DueSecondDelete>,
-    /// Reasons for refusals that no earlier round reported, each once: codes, never keys. The
-    /// second deletes are tried again.
+    /// Reasons of failures that no earlier round reported, each once. They are codes and never name
+    /// keys. Refused second deletes are tried again.
     pub failed: Vec<String>,
     /// Second deletes that were refused for hours, and are not tried again, with the last reason.
     pub given_up: Vec<(DueSecondDelete, String)>,
-    /// As [`Drained::lost`](super::Drained::lost).
+    /// Number of lost sets, as in [`Drained::lost`](super::Drained::lost).
     pub lost: u64,
 }
 
@@ -124,11 +126,11 @@ pub(super) fn schedule<'t>(
 }
 
 impl Cache {
-    /// Does the second deletes of this queue that are due, as many as one call of Redis returns.
-    /// Does nothing while another worker does them.
+    /// Does the due second deletes of this queue, at most as many as one call returns. Does nothing
+    /// while another worker does them.
     ///
     /// # Errors
-    /// An outage, or Redis refuses. All of them stay due.
+    /// Returns an error after an outage, or if Redis refuses. All second deletes then stay due.
     pub async fn run_second_deletes(&self, token: &str) -> Result<SecondDeletes, CommandError> {
         let due = self.due_second_deletes(token).await?;
         let mut passes = SecondDeletes { due, ..SecondDeletes::default() };
@@ -161,7 +163,7 @@ impl Cache {
                 | EffectOutcome::NotTried { message, .. } => {
                     refused.insert(places[position], message);
                 }
-                // The first delete failed in the same way, and its event was reported.
+                // The first delete failed in the same way, and its event became a dead letter.
                 EffectOutcome::Dead { message, .. } => passes.note_failure(message),
                 EffectOutcome::Slow => {}
             }
@@ -187,12 +189,12 @@ impl Cache {
         Ok(passes)
     }
 
-    /// Returns the second deletes of this queue that are due, as many as one call does. Returns
+    /// Returns the due second deletes of this queue, at most as many as one call finishes. Returns
     /// none while another worker does them. They stay scheduled until
     /// [`finish_second_deletes`](Self::finish_second_deletes).
     ///
     /// # Errors
-    /// An outage, or Redis refuses.
+    /// Returns an error after an outage, or if Redis refuses.
     pub async fn due_second_deletes(
         &self,
         token: &str,
@@ -219,7 +221,7 @@ impl Cache {
     /// Removes second deletes that are done. One that was scheduled anew in the meantime stays.
     ///
     /// # Errors
-    /// An outage, or Redis refuses. They will be done once more.
+    /// Returns an error after an outage, or if Redis refuses. They will be done once more.
     pub async fn finish_second_deletes(
         &self,
         done: &[DueSecondDelete],
@@ -227,7 +229,8 @@ impl Cache {
         self.end_second_deletes(done.iter().map(|due| (due, ""))).await
     }
 
-    /// Removes second deletes that are done. Others come after so many milliseconds again.
+    /// Removes second deletes that are done, which have an empty text. The others are due again
+    /// after the milliseconds in their text.
     async fn end_second_deletes<'d>(
         &self,
         ends: impl Iterator<Item = (&'d DueSecondDelete, &'d str)>,

@@ -1,4 +1,4 @@
-//! Server addresses: one URL, several URLs with commas between them, or one URL with several hosts.
+//! Parses server addresses: one URL, several URLs between commas, or one URL with several hosts.
 
 use percent_encoding::percent_decode_str;
 use url::Url;

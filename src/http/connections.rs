@@ -1,8 +1,8 @@
-//! Connections of the HTTP server: their number and their lifetime are bounded.
+//! Accepts the connections of the HTTP server, and bounds their number and their lifetime.
 //!
 //! Any client that reaches the port can open connections and send nothing. Such a client must not
-//! use up the file descriptors that the worker needs for its servers, or block a health check. So
-//! the number of connections is bounded, and a new connection closes the oldest one.
+//! use up the file descriptors that the worker needs for RabbitMQ and Redis, or block a health
+//! check. So at the maximum number of connections, a new one closes the oldest.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -96,7 +96,7 @@ impl Connections {
         let connection =
             server.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
         let task = self.tasks.spawn(async {
-            // A client that is slow, disconnects or does not speak HTTP affects no other.
+            // Errors are ignored: a client may be slow, disconnect, or not speak HTTP.
             let _ = timeout(CONNECTION_TIMEOUT, connection).await;
         });
         self.by_age.push_back(Connection { accepted_at: Instant::now(), task });

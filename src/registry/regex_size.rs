@@ -1,4 +1,4 @@
-//! Estimates the cost of matching a byte of text, from the text of a regular expression.
+//! Estimates how much work a regular expression needs for each byte of the text that it matches.
 
 use regex_automata::dfa::{StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -6,17 +6,17 @@ use regex_automata::nfa::thompson;
 /// Assumed size of a pattern that this file cannot parse.
 const SIZE_UNKNOWN: u64 = 10_000;
 
-/// Units of work for a byte of text, in sixteenths, if every byte takes one step between two
-/// states.
+/// Work for a byte of text, in sixteenths of a unit, if every byte takes one step between states.
 const SIXTEENTHS_OF_ONE_STEP: u64 = 4;
 
-/// Maximum size of a small automaton, in bytes. It fits into the cache that a match fills.
+/// Maximum size of a small automaton, in bytes. Such an automaton fits into the cache of states
+/// that a match fills.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
 
-/// Returns the units of work for a byte of text, in sixteenths.
+/// Returns the work for a byte of text, in sixteenths of a unit.
 ///
 /// A byte takes one step if the pattern's automaton is small, as for e-mail addresses, URLs and
-/// UUIDs. Otherwise it may visit every state of the pattern.
+/// UUIDs. Otherwise a byte may visit every state of the pattern.
 pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
     if has_small_automaton(pattern) {
         return SIXTEENTHS_OF_ONE_STEP;
@@ -26,7 +26,7 @@ pub(super) fn sixteenths_per_byte(pattern: &str) -> u64 {
 }
 
 fn has_small_automaton(pattern: &str) -> bool {
-    // More states never fit, and building them takes time.
+    // An automaton of more states is never small, and building it takes time.
     if size(pattern) > 2_000 {
         return false;
     }
@@ -63,7 +63,8 @@ pub(super) fn with_ascii_classes(pattern: &str) -> String {
     out
 }
 
-/// Returns whether a pattern is one repeated class from start to end, with at most one live state.
+/// Returns whether a pattern is one repeated class from start to end. Such a pattern has at most
+/// one live state.
 fn is_counted_class(pattern: &str) -> bool {
     let Some(body) = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')) else {
         return false;
@@ -95,10 +96,10 @@ fn is_counted_class(pattern: &str) -> bool {
 /// Returns the approximate number of states: characters and classes, with counted repetitions
 /// written out.
 ///
-/// A pattern with unbalanced parentheses cannot be parsed here, and counts as a very large one.
+/// A pattern whose parentheses seem unbalanced cannot be parsed here. It counts as very large.
 fn size(pattern: &str) -> u64 {
     let mut groups = vec![0_u64];
-    // Size of the part that a following repetition repeats.
+    // Size of the part that a repetition would repeat if it came next.
     let mut last = 0_u64;
     let mut rest = pattern.chars().peekable();
     let add = |groups: &mut Vec<u64>, size: u64| {

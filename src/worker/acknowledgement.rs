@@ -4,31 +4,31 @@
 //! confirmed each message that was republished for it. Nothing is acknowledged before. One
 //! `basic.ack` with `multiple` acknowledges all settled deliveries, at the first of these moments:
 //! - At once, if the batch has republished messages. Until then a crash would publish them twice.
-//! - At once, if [`ACKNOWLEDGED_PART`] of the prefetch is settled.
+//! - At once, if as many are settled as the prefetch divided by [`ACKNOWLEDGED_PART`].
 //! - If nothing else is in flight: at once, or with a backlog after [`MORE_COMES`] without a new
 //!   batch.
 //! - After [`ACKNOWLEDGED_WITHIN`], even if other batches are still in flight.
 //!
-//! While the lane holds suspected poison messages, each delivery is acknowledged alone. Their tags
-//! are between the tags of settled deliveries.
+//! While the lane holds suspected poison messages, each delivery is acknowledged alone. The tags of
+//! these messages are between those of settled deliveries, so `multiple` would acknowledge them.
 //!
-//! `main_lane.rs` acknowledges as decided here. The slow lane acknowledges each delivery alone as
-//! soon as it is settled, and so does `suspected_poison.rs`.
+//! `main_lane.rs` acknowledges as decided here. The slow lane and `suspected_poison.rs` acknowledge
+//! each delivery alone, as soon as it is settled.
 
 use std::time::{Duration, Instant};
 
 use crate::broker::Tag;
 
-/// Divisor of the prefetch: while deliveries keep arriving, settled ones are acknowledged once they
-/// reach this part. Each acknowledgement is an entry in the quorum queue's log, so fewer, larger
-/// ones are cheaper.
+/// Divisor of the prefetch. Settled deliveries are acknowledged once there are as many as the
+/// quotient. Each acknowledgement is an entry in the quorum queue's log, so fewer, larger ones are
+/// cheaper.
 const ACKNOWLEDGED_PART: u16 = 8;
 
 /// Maximum time settled deliveries wait for more during a backlog, with nothing else in flight.
 const MORE_COMES: Duration = Duration::from_millis(2);
 
-/// Maximum time settled deliveries wait for their acknowledgement while others are in flight. Redis
-/// may not answer, and the broker may accept no republished messages.
+/// Maximum time settled deliveries wait for their acknowledgement while others are in flight. The
+/// others may take long: Redis may not answer, and the broker may confirm no republished message.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_millis(100);
 
 /// The settled deliveries that are not acknowledged.
@@ -54,8 +54,8 @@ pub(super) struct JustSettled<T = Tag> {
 /// The state of the lane, as far as an acknowledgement depends on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LaneState {
-    /// The prefetch that the lane consumes with. 0 during an outage of Redis, when nothing is
-    /// worth a wait.
+    /// The prefetch that the lane consumes with. During an outage of Redis it is 0, so that each
+    /// batch is acknowledged at once.
     pub(super) prefetch: u16,
     /// True if the lane holds suspected poison messages.
     pub(super) has_suspects: bool,
@@ -68,7 +68,7 @@ pub(super) enum Acknowledge<T = Tag> {
     Later,
     /// Everything up to this delivery.
     Through(T),
-    /// Everything up to `before`, then each delivery of the batch alone.
+    /// Everything up to `before` in one acknowledgement, then each delivery of the batch alone.
     EachAlone {
         /// The newest delivery that was settled before the batch.
         before: Option<T>,

@@ -1,8 +1,8 @@
 //! A batch: deliveries that arrived together, from their requests to their settlement.
 //!
 //! Each step consumes the batch and returns its next state, so that no step can be left out:
-//! - [`Resolved`]: its events are resolved, and it waits for Redis, also through outages.
-//! - [`PartlyApplied`]: in the slow lane, everything is applied that one round trip can do.
+//! - [`Resolved`]: its events are resolved. It stays in this state during an outage of Redis.
+//! - [`PartlyApplied`]: only in the slow lane. Everything that one round trip can do is applied.
 //! - [`Applied`]: Redis has answered for each effect.
 //! - [`Settled`]: the broker has confirmed each republished message. Only this state returns the
 //!   tags to acknowledge.
@@ -34,11 +34,12 @@ use crate::telemetry::{EffectLog, Metrics};
 /// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
 
-/// Number of lost connections, with passing probes in between, after which a batch is applied one
-/// delivery at a time. As many lost by one delivery alone make it a dead letter.
+/// Number of lost connections after which a batch is applied one delivery at a time. After as many
+/// in a row at one delivery that is applied alone, it becomes a dead letter. A failed probe in
+/// between starts both counts anew: then the server was away.
 const LOST_CONNECTIONS_MAX: u32 = 3;
 
-/// The deliveries of a batch, in order and never none, with one request for each.
+/// The deliveries of a batch, in order, with one request for each. There is at least one.
 #[derive(Debug)]
 pub(super) struct Contents {
     taken: Taken,
@@ -58,14 +59,14 @@ pub(super) struct Resolved {
 /// The outages of Redis that have kept a batch from being applied.
 #[derive(Debug, Clone, Copy, Default)]
 struct Outages {
-    /// How many times in a row the checkpoint behind the batch was broken.
+    /// How many times in a row the checkpoint behind the batch held a wrong counter.
     broke_checkpoint: u32,
     /// How many times the connection was lost, without a failed probe in between.
     lost_connection: u32,
-    /// The event at which the connection was lost, and how many times, when applied alone.
+    /// The event at which the connection was last lost while events were applied one by one, and
+    /// how many times in a row.
     lost_alone: Option<(usize, u32)>,
-    /// True if keys that the batch deletes may be gone, though nothing of the batch counts as
-    /// applied.
+    /// True if Redis may have deleted keys of the batch, although nothing of it counts as applied.
     was_tried: bool,
 }
 
@@ -86,7 +87,7 @@ pub(super) struct PartlyApplied {
     rest: Vec<(u32, EffectOutcome)>,
 }
 
-/// A batch whose effects Redis has answered for.
+/// A batch for each of whose effects Redis has answered.
 #[derive(Debug)]
 pub(super) struct Applied {
     contents: Contents,
@@ -97,15 +98,14 @@ pub(super) struct Applied {
 #[derive(Debug)]
 pub(super) struct Settled {
     contents: Contents,
-    /// True if messages were republished. Without the acknowledgement they would be published
-    /// twice.
+    /// True if messages were republished. A crash before the acknowledgement publishes them twice.
     has_republished: bool,
 }
 
 /// The unfinished effects, by event, in order of position.
 type Unfinished = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
 
-/// Everything that settles the batches of a lane.
+/// Everything that the settlement of a lane's batches needs.
 #[derive(Debug)]
 pub(super) struct Settler<'s> {
     pub(super) policy: &'s SettlePolicy,
@@ -172,7 +172,7 @@ impl Resolved {
         &self.contents.taken.deliveries
     }
 
-    /// Applies everything that one round trip can do.
+    /// Applies everything that one round trip can do. A suspected batch first waits for its turn.
     pub(super) async fn apply(self, cache: &Cache, gate: &Gate) -> Result<Applied, NotApplied> {
         let _turn = if self.is_suspected() { Some(gate.turn_of_suspect().await) } else { None };
         self.apply_now(cache).await
@@ -193,8 +193,8 @@ impl Resolved {
     /// Applies everything of one delivery of the slow lane that one round trip can do. A message
     /// that the main lane republished does not ask for what the main lane has done.
     pub(super) async fn apply_quick_part(self, cache: &Cache) -> Result<PartlyApplied, NotApplied> {
-        // An earlier break is not attributed to this event. Other workers may have such a delivery
-        // too.
+        // A break that another delivery caused, perhaps in another worker, is found here and not
+        // attributed to this event.
         if self.is_suspected()
             && let Err(outage) = cache.confirm_checkpoint().await
         {
@@ -203,7 +203,8 @@ impl Resolved {
         if let Some(only) = self.contents.requests[0].only.clone() {
             return Ok(PartlyApplied { batch: self, slow: only, rest: Vec::new() });
         }
-        // It was resolved with another registry. Everything is done here, the quick part first.
+        // The main lane resolved it with another registry. So all of it is done here, the quick
+        // part first.
         let outages = self.outages;
         let Applied { contents, mut unfinished } = self.apply_now(cache).await?;
         let (slow, rest): (Vec<_>, Vec<_>) = unfinished
@@ -220,13 +221,13 @@ impl Resolved {
         NotApplied { batch: self, outage }
     }
 
-    /// Notes that keys of the batch may be deleted, though nothing of it counts as applied. The
-    /// batch then always warms its keys, since it is unknown which had a value.
+    /// Notes that Redis may have deleted keys of the batch, although nothing of it counts as
+    /// applied. The batch then always warms its keys, since it is unknown which had a value.
     pub(super) fn note_tried(&mut self) {
         self.outages.was_tried = true;
     }
 
-    /// Notes the outage that this batch met first. It may have caused it.
+    /// Notes an outage that this batch met before all others. The batch may be its cause.
     pub(super) fn met(&mut self, outage: &Outage) {
         let times = &mut self.outages.broke_checkpoint;
         *times = if outage.broke_checkpoint { *times + 1 } else { 0 };
@@ -238,14 +239,14 @@ impl Resolved {
         (self.outages.lost_connection, self.outages.lost_alone) = (0, None);
     }
 
-    /// Returns true if one of its deliveries may be the one that breaks the checkpoint. Such a
-    /// batch must be applied alone.
+    /// Returns true if one of its deliveries may be the one that breaks the checkpoint or loses the
+    /// connection. Such a batch must be applied alone.
     pub(super) fn is_suspected(&self) -> bool {
         self.outages.broke_checkpoint >= SUSPECTED_AFTER
             || self.outages.lost_connection >= LOST_CONNECTIONS_MAX
     }
 
-    /// Notes the outage that one event met when it was applied alone. An event that is the cause
+    /// Notes the outage that one event met when it was applied alone. If the event is the cause, it
     /// becomes a dead letter.
     pub(super) fn met_alone(&mut self, event: usize, outage: &Outage) {
         if outage.broke_checkpoint {
@@ -320,13 +321,13 @@ impl Resolved {
         deleted.is_ok()
     }
 
-    /// Applies each delivery by itself. A delivery that still breaks the checkpoint is
-    /// dead-lettered, and skipped the next time.
+    /// Applies each delivery by itself, up to the first outage. A delivery that causes outages even
+    /// so is dead-lettered, and skipped the next time.
     async fn apply_one_by_one(&mut self, cache: &Cache) -> Result<Unfinished, Outage> {
         let mut unfinished = Unfinished::new();
         for event in 0..self.contents.requests.len() {
-            // An earlier break is not attributed to this event. Other workers may have such a
-            // delivery too.
+            // A break that another delivery caused, perhaps in another worker, is found here and
+            // not attributed to this event.
             cache.confirm_checkpoint().await?;
             match self.apply_events(cache, event..event + 1).await {
                 Ok(of_event) => unfinished.extend(of_event),
@@ -372,7 +373,7 @@ impl PartlyApplied {
         &self.slow
     }
 
-    /// Adds the slow effects that are unfinished after all.
+    /// Returns the applied batch. `unfinished`: the slow effects that are still unfinished.
     pub(super) fn applied(self, unfinished: Vec<(u32, EffectOutcome)>) -> Applied {
         let mut rest = self.rest;
         rest.extend(unfinished);
@@ -389,15 +390,15 @@ impl PartlyApplied {
 }
 
 impl Applied {
-    /// Returns to the state before, since an earlier batch was not applied. Applying both again
-    /// keeps the order.
+    /// Returns to the state before. An earlier batch was not applied, so both must be applied again
+    /// to keep the order.
     pub(super) fn again(self) -> Resolved {
         let outages = Outages { was_tried: true, ..Outages::default() };
         Resolved { contents: self.contents, outages }
     }
 
-    /// Publishes a message for everything that is unfinished, waits for the confirmations, and
-    /// counts.
+    /// Publishes messages for everything that is unfinished, waits for their confirmations, and
+    /// updates the metrics.
     pub(super) async fn settle(self, settler: &Settler<'_>) -> Result<Settled, SessionEnded> {
         let Self { contents, unfinished } = self;
         let mut orders = Vec::new();
@@ -481,7 +482,7 @@ impl Settled {
         self.contents.taken.deliveries.iter().map(Delivery::tag)
     }
 
-    /// Returns what the acknowledgement policy must know of it.
+    /// Returns what decides when it is acknowledged.
     pub(super) fn summary(&self) -> JustSettled {
         JustSettled {
             through: self.last_tag(),

@@ -1,8 +1,8 @@
-//! Runs heals beside live workers, which is safe at any time.
+//! Runs heals while workers consume. This is safe at any time.
 //!
-//! - Owed heals: the history could not be read when they were due, or events went to the history
-//!   alone.
-//! - Heals by the rules of this worker, after another worker healed by its own rules.
+//! - Owed heals: the history could not be read when they were due, Redis refused some of their
+//!   effects, or events reached only the history.
+//! - Heals by the rules of this worker, after another worker healed by different rules.
 //!
 //! Heals before the gate opens are in `healing.rs`.
 
@@ -25,9 +25,10 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Time before an owed heal that Redis did not accept is saved again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
-/// Saves and does the owed heals; never returns unless this worker does not heal. Saving does not
-/// wait for a heal, which may read days of history. A crash must not forget an owed heal, and
-/// nothing is consumed until Redis holds it.
+/// Saves the owed heals in Redis, and performs them. Returns only if this worker does not heal.
+///
+/// Saving does not wait for a heal, which may read days of history. Redis must hold an owed heal
+/// before this worker consumes, so that a crash does not lose it.
 pub(super) async fn run(heals: Heals<'_>) {
     let Heals { cache, gate, state, .. } = heals;
     let owed = &state.owed;
@@ -73,7 +74,7 @@ async fn save_once(owed: &OwedHeals, cache: &Cache) -> Result<(), Outage> {
     Ok(())
 }
 
-/// Does the heals that are due.
+/// Performs the heal that is due, if any.
 async fn pay_if_due(heals: Heals<'_>) {
     let owed = &heals.state.owed;
     let due = owed.change(|state| {
@@ -102,7 +103,7 @@ async fn pay(heals: Heals<'_>) -> Result<(), String> {
     let Heals { config, registry, state, .. } = heals;
     let owed = &state.owed;
     let redis = |outage: Outage| outage.in_full();
-    // A heal that an outage of Redis interrupted.
+    // Ends a heal that an outage of Redis interrupted.
     let before = owed.change(|state| state.healing.clone());
     if let Some(before) = before {
         before.probe().await.map_err(redis)?;
@@ -143,29 +144,29 @@ async fn pay(heals: Heals<'_>) -> Result<(), String> {
     result.map(drop)
 }
 
-/// A heal beside live workers that is done.
+/// Result of a heal beside live workers.
 #[derive(Debug, Clone, Default)]
 struct Done {
-    /// Changes that note it.
+    /// Changes that note the heal as done.
     changes: Vec<FieldChange>,
-    /// Effects that Redis refused, and that are still owed.
+    /// Describes the effects that Redis refused. They are still owed.
     refused: Option<String>,
 }
 
-/// A heal beside live workers.
+/// A heal that must be done beside live workers.
 #[derive(Debug)]
 struct Work {
-    /// The owed heal; `None` if the heal was done by other rules alone.
+    /// The owed heal. `None` if workers with other rules healed, and these rules must follow.
     owed: Option<OwedHeal>,
     from: HealFrom,
-    /// The offset behind everything that must be applied again, if it is known.
+    /// The offset at which the range to apply again ends, if it is known.
     end_offset: Option<u64>,
     /// Changes that note the heal as done.
     changes: Vec<FieldChange>,
 }
 
 impl Work {
-    /// Returns the heal that must be done by those rules, if any.
+    /// Returns the heal that must be done by the rules of `live`, if any.
     fn of(marks: &Checkpoints, live: &Live) -> Option<Self> {
         let owed = marks.owed();
         let changes = owed.paid();
@@ -246,7 +247,8 @@ async fn perform(
                 state.owed.lose(lost);
                 changes.push(marks.note_lost(lost));
             }
-            // The effects of the other rules were applied before.
+            // A heal of refused effects is not noted: the heal before it applied all other effects,
+            // and was noted.
             if work.owed.is_some() && !is_rest {
                 changes.extend(marks.note_heal(cache.id(), (begin, end), digest, began.elapsed()));
             }

@@ -1,8 +1,8 @@
-//! Determines whether Redis holds everything that it confirmed, and heals it otherwise. No worker
-//! consumes until one worker has applied the history again from before the loss.
+//! Determines whether Redis holds everything that it confirmed, and heals it otherwise. Workers
+//! consume only after one of them has applied the history again from before the loss.
 //!
-//! If the broker cannot serve the history, the heal is owed (see `owed_heals.rs`) and consuming
-//! goes on.
+//! If the broker cannot serve the history, the heal is owed (see `owed_heals.rs`), and workers
+//! consume.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,7 +23,7 @@ use crate::ops::heal::{HealGuard, HealSpan, Healed, NotHealed, heal, window};
 /// Time between two looks at the heal of another worker.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Maximum time that events wait for a history that the broker cannot serve.
+/// Maximum time for which workers do not consume because the broker cannot serve the history.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why it is unknown whether Redis holds everything that it confirmed.
@@ -77,8 +77,8 @@ impl<'s> Healer<'s> {
 
     /// Waits until Redis holds everything that it confirmed. Heals it if it is this worker's turn.
     pub(super) async fn ensure(&self) -> Result<(), Unhealed> {
-        // A worker whose user RabbitMQ refuses must not heal first.
         let Heals { config, cache, metrics, readiness, state, .. } = self.heals;
+        // This waits for the first session: a worker whose user RabbitMQ refuses must not heal.
         let is_first_ever = state.is_first_ever().await;
         if config.heals() {
             if is_first_ever {
@@ -166,7 +166,7 @@ impl<'s> Healer<'s> {
                     }
                     Err(refused) if refused.is_final() => return Err(Unhealed::Broker(refused)),
                     Err(away) => {
-                        // Without the broker nothing could be consumed either.
+                        // Without the broker, workers could not consume either.
                         unreadable_since = None;
                         self.wait_for_broker(&away, &mut backoff).await;
                         continue;
@@ -187,7 +187,7 @@ impl<'s> Healer<'s> {
         }
     }
 
-    /// Notes that an unfinished heal of this worker was not ended by its death.
+    /// Notes that this worker did not die in its unfinished heal, so that no death is counted.
     async fn survive(&self) -> Result<(), CommandError> {
         let cache = self.heals.cache;
         if self.has_begun.load(Ordering::Relaxed) {
@@ -242,7 +242,8 @@ impl<'s> Healer<'s> {
     async fn heal(&self, marks: &Checkpoints) -> Result<bool, NotHealed> {
         let Heals { cache, config, registry, metrics, state, .. } = self.heals;
         let watermark = &state.watermark;
-        // The log mentions a heal only if both servers were reached and a history exists.
+        // The log mentions the start of a heal only if both servers can be reached. Without a
+        // history, it mentions only a certain loss.
         let inspector = Inspector::connect(&config.amqp).await?;
         let is_new = config.amqp.history.is_none()
             || matches!(inspector.queue(&inspector.names().history).await?, QueueState::Missing);
@@ -271,7 +272,7 @@ impl<'s> Healer<'s> {
         self.has_begun.store(true, Ordering::Relaxed);
         let mut guard = HealGuard::begin(config, cache, progress);
         guard.confirm_deaths().await?;
-        // The number of heals that died, and their events, must outlive this heal.
+        // If this heal dies too, the next one must know of the earlier deaths and their events.
         guard.note(guard.found()).await?;
         cache.forward_sequence().await.map_err(outage)?;
         let known = watermark.newest_sample();
@@ -284,14 +285,14 @@ impl<'s> Healer<'s> {
         let healed = state.history_start.judge(config, marks, (from, known), healed).await?;
         let mut changes = Vec::new();
         let record = match &healed {
-            // A first start, with a queue and a history as new as the worker.
+            // The first start: the queue and the history are as new as the worker.
             Healed::Applied { events: 0, complete: true, end, .. } if doubt == Doubt::Unknown => {
                 watermark.begin(began.1, *end, None);
                 None
             }
             Healed::Applied { events, begin, complete, end, passed_over, refused, .. } => {
                 watermark.begin(began.1, *end, passed_over.iter().min().copied());
-                // Without events, other rules would change nothing.
+                // A heal without events need not be repeated by other rules.
                 if *events > 0 || !complete || goes_on.is_some() {
                     changes = marks.note_heal(
                         cache.id(),

@@ -1,5 +1,5 @@
-//! Looks at the mark of the history during a session. If it is missing although workers made it,
-//! somebody deleted the history and declared it anew.
+//! Looks at the mark of the history during a session. If workers made the mark and it is missing,
+//! somebody deleted the history and declared it again.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,18 @@ use crate::broker::{BrokerError, Session};
 use crate::cache::CommandError;
 use crate::causes::Explain as _;
 
-/// Maximum time until Redis holds that a heal is owed. Otherwise the next look tries again.
+/// Maximum time to save in Redis that a heal is owed. After it, the look ends and the next look
+/// tries again.
 const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Looks at the mark, and makes it if it is missing. `saw_mark`: an earlier look of this session
-/// found it. If none did, the main queue may be another one too, and a heal is owed. During a
-/// session, a consumer notices the deletion of its queue.
+/// Looks at the mark, and makes it if it is missing.
 ///
-/// Redis holds that the history is new before the mark is made again. Otherwise the death of this
-/// worker would hide it.
+/// `saw_mark`: this session has found or made the mark before. Then the main queue is still the
+/// same one, since a consumer notices the deletion of its queue. Otherwise somebody may have
+/// deleted the queue too, so a heal is owed.
+///
+/// Redis records that the history is new before the mark is made again. Otherwise, if this worker
+/// died in between, no worker would notice the new history.
 pub(super) async fn look(heals: Heals<'_>, session: &Session, saw_mark: &mut bool) {
     if !heals.config.heals() || heals.config.amqp.history.is_none() || !heals.gate.is_open() {
         return;
@@ -56,7 +59,7 @@ async fn look_once(heals: Heals<'_>, session: &Session, saw_mark: &mut bool) -> 
             heals.state.owed.owe_from_low(
                 "the history was deleted and declared anew while this worker had no session, and the queue may have been too",
             );
-            // The mark must not be made before Redis holds that.
+            // The mark must not be made before Redis holds the owed heal.
             let saved = tokio::time::timeout(SAVED_WITHIN, heals.state.owed.saved()).await;
             saved.map_err(|_| "Redis does not hold yet that a heal is owed".to_owned())?;
         }

@@ -1,30 +1,30 @@
 //! The low watermark: the oldest event that may still be unapplied. If Redis loses data, a heal
 //! applies the history again from here.
 //!
-//! The watermark covers every event that is unapplied at one moment. An event may be applied a
-//! moment later, and Redis may lose that with everything after this moment. Then only the history
-//! has the event, and a heal begins at the low watermark of this moment. So a later application
-//! does not move the watermark of this moment. The place of the event at this moment decides who
-//! covers it:
+//! The watermark of a moment covers every event that is unapplied at that moment. If Redis goes
+//! back to the moment, it loses all events that were applied later. Only the history still has
+//! them, and the heal begins at the watermark of the moment, which Redis still has.
+//!
+//! An event is covered according to its place at that moment:
 //! - A worker has it in flight, read or unread, suspected or not. That worker holds it
-//!   ([`Holding`]). A new arrival is unread for a second at most ([`UnreadDeliveries`]).
+//!   ([`Holding`]). A new arrival is held after a second at most ([`UnreadDeliveries`]).
 //! - It waits in a queue after its first publication. The last look that saw the queue empty is
-//!   older.
-//! - It waits in a queue, requeued or republished. The worker that let go of it covers it until the
-//!   queue was seen empty, and for [`OVERLAP`] more.
+//!   older than the event.
+//! - It waits in a queue after it was requeued or republished. The worker that let go of it covers
+//!   it until the queue was seen empty, and for [`OVERLAP`] more. By then, the worker that received
+//!   it has recorded it.
 //!
 //! [`UnreadDeliveries`]: super::unread_deliveries::UnreadDeliveries
 //!
-//! A worker's low watermark covers every event that a queue or a worker still holds. The current
-//! holder covers it, or the previous holder until the current one must have recorded it. The
-//! arrival time of an event is unknown, so the watermark uses a bound. A bound is a time by the
-//! worker's clock, and an offset of the history, which no clock can falsify. Its sources are:
-//! - For messages delivered for the first time: the start of a look that saw nothing waiting in the
-//!   queue. They arrived after it. The offset is the end of the history one minute before, since
-//!   the history may have a message earlier than the queue.
+//! The arrival time of an event is unknown, so the watermark uses a lower bound. A bound is a time
+//! by the worker's clock, and an offset of the history, which no wrong clock can falsify. Its
+//! sources are:
+//! - For messages delivered for the first time: the start of a look that saw no message waiting in
+//!   the queue, since they arrived later. The offset is the end of the history one minute before
+//!   the look. A message may be in the history before it is in the queue.
 //! - For a republished message: its headers `unstale-arrived-after` and `unstale-arrived-offset`.
-//! - For a redelivered message: the lowest low watermark of all workers. The worker that had the
-//!   message covers it there.
+//! - For a redelivered message: the lowest low watermark of all workers. It includes that of the
+//!   worker that had the message before.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,14 +38,14 @@ use crate::cache::LowWatermark;
 use crate::event::Provenance;
 use crate::telemetry::Metrics;
 
-/// Time after the queue was seen empty during which the previous holder still covers an event.
-/// Another worker that received it covers it within seconds.
+/// Time for which the previous holder still covers an event after the queue was seen empty. The
+/// worker that received the event covers it within seconds.
 const OVERLAP: Duration = Duration::from_secs(120);
 
-/// Maximum time until a delivery that the broker sent before it answered a look has arrived.
+/// Maximum time after a look until every delivery that the broker sent before its answer is here.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
-/// Maximum time an event may be in the history before it is in its queue.
+/// Maximum time by which an event may be in the history before it is in its queue.
 const QUEUE_LAG: Duration = Duration::from_secs(60);
 
 /// Time after the last delivery during which the end of the history is still sampled.
@@ -58,7 +58,7 @@ pub(super) struct Watermark(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    /// Notified after each look that saw nothing waiting.
+    /// Notified after each look that saw no message waiting in the main queue.
     looked: Notify,
     since: Instant,
     metrics: Metrics,
@@ -68,8 +68,8 @@ struct Inner {
 struct State {
     /// Bound for messages delivered for the first time: they arrived after it.
     quiet: LowWatermark,
-    /// The start of a newer look that saw nothing waiting, and when it was answered. It counts once
-    /// no earlier delivery is left unread.
+    /// The start of a newer look that saw no message waiting, and when it was answered. It replaces
+    /// `quiet` once no earlier delivery is unread.
     quieter: Option<(LowWatermark, Instant)>,
     /// The lowest low watermark of all workers, as of the last tick.
     lowest: LowWatermark,
@@ -78,8 +78,8 @@ struct State {
     next: u64,
     /// The ledger of the deliveries in flight, in order of arrival.
     in_flight: BTreeMap<u64, Entry>,
-    /// Deliveries that this worker let go of, by the queue that they went to and the second by
-    /// which they are back.
+    /// Deliveries that this worker let go of. The key is the queue that they went to, and the
+    /// second by which they have left the retry queues.
     let_go: BTreeMap<(Queue, u64), LetGo>,
     /// Offsets shortly before the history's end, and when they were sampled, oldest first.
     samples: VecDeque<(Instant, u64)>,
@@ -120,7 +120,7 @@ struct LetGo {
     bound: LowWatermark,
     /// When a delivery was last let go of.
     since: Instant,
-    /// When the queue was first seen empty after that second.
+    /// When the queue was first seen empty after the deliveries had left the retry queues.
     seen_empty: Option<Instant>,
 }
 
@@ -153,7 +153,7 @@ impl Bounds {
     }
 }
 
-/// Deliveries in flight. Dropped before they are settled, they return to their queue.
+/// Deliveries in flight. If it is dropped before they are settled, they count as back in a queue.
 #[derive(Debug)]
 pub(super) struct Holding {
     watermark: Watermark,
@@ -226,9 +226,9 @@ impl Watermark {
         });
     }
 
-    /// Notes that everything before that time and that offset is applied: there was no queue, or a
-    /// heal has applied the history. Deliveries in flight keep their bounds, since the history may
-    /// get an event later than its queue.
+    /// Notes that everything before `at` and `offset` is applied: there was no queue, or a heal has
+    /// applied the history. Deliveries in flight keep their bounds, since an event may be in its
+    /// queue before it is in the history.
     ///
     /// `left_out` is the lowest offset that the heal did not apply. Its event may wait in any
     /// queue, as it arrived or as a republished message. So everything that covers it stays.
@@ -318,8 +318,8 @@ impl Watermark {
         })
     }
 
-    /// Notes that a republished message went to a lane's queue. It returns from any retry queue
-    /// within `delay`.
+    /// Notes that a message was republished for a lane. It leaves the retry queue, if it waits in
+    /// one, within `delay`.
     pub(super) fn copied(&self, lane: LaneName, delay: Duration, bound: LowWatermark) {
         let queue = match lane {
             LaneName::Main => Queue::Main,
@@ -362,7 +362,8 @@ impl Watermark {
         }
     }
 
-    /// Waits until the main lane should check whether any delivery is unread.
+    /// Waits for a look that saw the main queue empty. The main lane then checks whether any
+    /// delivery is unread.
     pub(super) async fn asks(&self) {
         self.0.looked.notified().await;
     }
@@ -464,7 +465,7 @@ impl State {
 }
 
 impl Holding {
-    /// Returns a bound for the arrival of one of the deliveries.
+    /// Returns a bound for the arrival of a delivery, which must be one of these.
     pub(super) fn bound_of(&self, delivery: &Delivery) -> LowWatermark {
         self.bounds.of(delivery)
     }

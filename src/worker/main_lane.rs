@@ -1,5 +1,5 @@
-//! The main lane. Batches form by themselves, are applied in one round trip each, and are
-//! acknowledged whole and in order, when `acknowledgement.rs` says.
+//! The main lane. A batch is what has arrived since the last one was sent. Each batch is applied in
+//! one round trip. Batches are acknowledged in order, when `acknowledgement.rs` decides so.
 //!
 //! [`run`] repeats three things: it decides the next step, collects the next event of the lane, and
 //! acts on it.
@@ -35,8 +35,8 @@ use crate::broker::{Delivery, Lane, SessionEnded};
 use arrivals::Arrivals;
 use step::{SLOW_LINK, Step, Take, UnderWay};
 
-/// Time between two reports that the loop runs. Each also counts the deliveries that wait in the
-/// connection's buffer.
+/// Time between two reports that the loop runs. With each report, the lane also counts and covers
+/// the deliveries in the connection's buffer.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Consumes until a stop is requested, the session ends, or Redis was away too long.
@@ -92,7 +92,7 @@ pub(super) async fn run(
 
 /// The next event of the main lane.
 enum Event {
-    /// The time between two reports is over.
+    /// The next report that the loop runs is due.
     Beat,
     /// The oldest batch that was applied is settled.
     Settled(Result<Settled, SessionEnded>),
@@ -102,9 +102,9 @@ enum Event {
     WoundDown,
     /// The slow lane asks to keep little in flight, or no longer asks.
     YieldAsked(bool),
-    /// A delivery is read on another thread.
+    /// Another thread has read a delivery.
     Read(Resolved),
-    /// A look saw nothing waiting in the queue.
+    /// A look at the queues saw no message waiting in the main queue.
     QueueSeenEmpty,
     /// Enough deliveries have arrived, or the session has ended.
     Arrived(Result<Vec<Delivery>, SessionEnded>),
@@ -122,22 +122,21 @@ struct MainLane<'r, 'w> {
     window: PrefetchRamp,
     suspects: &'r mut SuspectedPoison<'w>,
     stop: &'r CancellationToken,
-    /// A delivery that is read on another thread. Nothing is taken meanwhile, so that the order is
-    /// kept.
+    /// The delivery that another thread reads. To keep the order, the lane takes no others
+    /// meanwhile.
     reading: InOrder<'r, Resolved>,
-    /// Batches that are resolved and not sent, since an earlier batch is not done. They are sent
-    /// before any other.
+    /// Resolved batches that wait for an earlier batch. They are sent before all others.
     waiting: VecDeque<Resolved>,
     applying: InOrder<'r, Result<Applied, NotApplied>>,
     settling: InOrder<'r, Result<Settled, SessionEnded>>,
     unacknowledged: Unacknowledged,
-    /// True while a batch is applied that must be applied alone.
+    /// True if the batch on its way to Redis must be applied alone.
     alone: bool,
     sent_at: Instant,
     stopping: bool,
     /// True while little is kept in flight for the slow lane.
     yields: bool,
-    /// When batches began to fail in a row.
+    /// When the first of the batches that failed in a row was held.
     held_since: Option<tokio::time::Instant>,
     beats: Interval,
 }
@@ -191,8 +190,8 @@ impl<'r, 'w> MainLane<'r, 'w> {
         }
     }
 
-    /// Waits for the next event. Takes deliveries as `take` says. An acknowledgement is due at
-    /// `due`, or at once, if any delivery is settled.
+    /// Waits for the next event. `take`: which deliveries are taken meanwhile. `due`: when settled
+    /// deliveries must be acknowledged; `None` means at once.
     async fn next_event(
         &mut self,
         take: Take,
@@ -220,7 +219,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
         }
     }
 
-    /// Sends the waiting batches to Redis that may be sent now.
+    /// Sends to Redis the waiting batches that may be sent now.
     async fn send_waiting(&mut self) {
         while let Some(next) = self.waiting.front() {
             let is_suspected = next.is_suspected();
@@ -240,7 +239,8 @@ impl<'r, 'w> MainLane<'r, 'w> {
         }
     }
 
-    /// Resolves arrived deliveries, and sends the batch to Redis.
+    /// Resolves arrived deliveries, and sends the batch to Redis. A heavy delivery first goes to
+    /// another thread.
     async fn take(&mut self, arrived: Vec<Delivery>) -> Result<(), SessionEnded> {
         let Some(read) = self.arrivals.read(self.suspects, arrived) else { return Ok(()) };
         self.pipeline.settler.metrics.batch(read.deliveries().len());
@@ -268,8 +268,8 @@ impl<'r, 'w> MainLane<'r, 'w> {
         self.settling.push(batch.settle(self.pipeline.settler)).await;
     }
 
-    /// Returns the prefetch to consume with. While the main lane yields, it is small. Few other
-    /// messages then suffer if a slow-lane message ends the worker.
+    /// Returns the prefetch to consume with. It is small while the main lane yields: if a slow-lane
+    /// message then kills the worker, few other messages are redelivered.
     fn prefetch(&self) -> u16 {
         let prefetch = self.window.prefetch();
         if self.yields { prefetch.min(FEW) } else { prefetch }
@@ -295,7 +295,7 @@ impl<'r, 'w> MainLane<'r, 'w> {
     }
 }
 
-/// Waits until then; `None` means not at all.
+/// Waits until `due`. Returns at once if it is `None`.
 async fn at(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due.into()).await;

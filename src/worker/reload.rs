@@ -1,8 +1,8 @@
-//! Looks at the rule files every second and reloads the registry. A changed registry that does not
-//! load changes nothing.
+//! Looks at the rule files every second, and reloads the registry when they change. If the changed
+//! registry does not load, the worker keeps the last good one.
 //!
-//! Looking works everywhere. The symlink swap of a `ConfigMap`, bind mounts and network file
-//! systems do not all report their changes.
+//! The file system's change notifications are not used: a `ConfigMap`'s symlink swap, bind mounts
+//! and network file systems do not all send them.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::telemetry::Metrics;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum length of the reported cause for which a registry was not loaded.
+/// Maximum length of the reported cause why a registry was not loaded.
 const CAUSE_MAX_CHARS: usize = 400;
 
-/// Number of looks after which the contents are read even if no file seems to have changed. A
-/// network file system may keep times in whole seconds.
+/// Number of looks after which the contents are read even if no file seems to have changed. On a
+/// network file system with times in whole seconds, a changed file may look unchanged.
 const LOOKS_PER_READ: u64 = 60;
 
-/// The result of one look at the files. Problems are a state too: they are reported once, and end
-/// when the files are right again.
+/// The result of one look at the files. Problems are a result like any other, so that they are
+/// reported once and not after each look.
 type Look = Result<registry::FileList, Diagnostics>;
 
 /// Watches the rule files until `stop`.
@@ -48,7 +48,7 @@ pub(super) async fn watch(
             continue;
         };
         looks += 1;
-        // Two equal looks: no swap is in progress, and no file is half-written.
+        // After two equal looks, no swap is in progress and no file is half-written.
         let is_settled = seen.as_ref() == Some(&look);
         let is_known = judged.as_ref() == Some(&look);
         seen = Some(look);
@@ -60,7 +60,7 @@ pub(super) async fn watch(
             if !is_known {
                 error!("the changed registry cannot be read, the last good one stays:\n{problems}");
                 refuse(current, metrics, problems);
-                // It is loaded again when it can be read, even if it is unchanged.
+                // The registry is loaded once it can be read again, even if it is unchanged.
                 digest_judged.clear();
             }
             continue;

@@ -1,20 +1,20 @@
 //! Redis Cluster: commands go to the node that serves their slot, and follow a slot that moves.
 //!
-//! The order is kept as follows. A plan is sent once the previous one is done
+//! Commands take effect in order. A plan is sent once the previous one is done
 //! ([`Cluster::in_turn`]). Within a plan, the commands of a slot are in one pipeline, in order. If
-//! a node redirects one of them, the rest of its slot is repeated after it, one by one. A repeated
-//! command leaves the cache as a single one would. So events never see a redirection; they wait for
-//! it.
+//! a node redirects one of them, it and all later commands of its slot are sent again, one by one.
+//! A command that runs twice has the same result as one that runs once. So a redirection delays
+//! events and has no other effect on them.
 //!
 //! `single` has files of the same names for the same subjects. A table in `docs/architecture.md`
-//! compares the two. The files, in reading order:
+//! compares the two. The files of this folder, in reading order:
 //!
 //! - `topology`: finds the primaries
 //! - `nodes`: the primaries, their connections, and the owner of each slot
 //! - `apply`: a plan in four steps
-//! - `checkpoint_writes`: checkpoints behind the commands of each primary
-//! - `tags`, `lease`, `tag_maintenance`: what takes one script on a single server and several steps
-//!   here
+//! - `checkpoint_writes`: writes checkpoints behind the commands of each primary
+//! - `tags`, `lease`, `tag_maintenance`: operations that are one script on a single server, and
+//!   several steps here
 //! - `heal`, `without_memory`: the turn to heal, and deletions on connections of their own
 //!
 //! The cluster client of redis-rs is not used: it keeps no order among commands of a slot, and
@@ -53,12 +53,12 @@ use checkpoint_writes::Unconfirmed;
 use nodes::{Node, Nodes};
 use topology::Topology;
 
-/// Maximum time for which one command follows redirections or waits for its slot to move. After it,
-/// the cluster counts as down.
+/// Maximum time for which one command follows redirections, or waits for its slot to move. After
+/// that time the cluster counts as down.
 const FOLLOW: Duration = Duration::from_secs(10);
 
-/// Pause before a command is sent again while its keys move, or after a second redirection. Nodes
-/// that disagree about a slot redirect to and fro.
+/// Pause before a command is sent again while its keys move, or after a second redirection. Two
+/// nodes that disagree about a slot redirect to each other.
 const MOVING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Refusal of a key or tag whose side keys would be in another slot.
@@ -76,16 +76,16 @@ pub(super) struct Cluster {
     apart: Mutex<Option<Arc<Nodes>>>,
 }
 
-/// Where a node redirects a command to.
+/// Instruction of a node to send a command again.
 #[derive(Debug, PartialEq, Eq)]
 enum Redirection {
     /// Another node serves the slot.
     Moved(Address),
     /// Another node serves this command once.
     Ask(Address),
-    /// Nowhere: some of the keys are here and some have moved.
+    /// The same node serves it later: some of its keys have moved, and some have not.
     Wait,
-    /// The same node, but with the script's source: the script is not known.
+    /// The same node needs the script's source: it does not know the script.
     Script,
 }
 
@@ -113,7 +113,7 @@ impl Cluster {
         }
     }
 
-    /// A node that does not know a script answers so, and gets it then.
+    /// Returns that every script counts as sent. A node that lacks one says so, and then gets it.
     pub(super) fn sent(&self) -> Sent {
         Sent::all()
     }
@@ -129,8 +129,8 @@ impl Cluster {
         // Unconstrained: a task without budget left must still queue, or later plans would overtake
         // this one.
         let turn = tokio::task::unconstrained(self.turn.lock()).await;
-        // An outage of the previous plan is one of this plan too: it must not take effect before
-        // that one is applied again.
+        // An outage of the previous plan fails this plan too: this one must not take effect before
+        // the previous one is applied again.
         nodes.given_up().map_or(Ok(()), |outage| Err(outage.clone()))?;
         Ok((nodes, turn))
     }
@@ -155,12 +155,12 @@ impl Cluster {
             .await
     }
 
-    /// Sends commands, those of a slot in order, and awaits their answers, which include errors of
-    /// single commands. An outage of one node is one of the whole cluster.
+    /// Sends commands, those of a slot in order, and awaits their answers. An error of a single
+    /// command is its answer. An outage of one node counts as an outage of the whole cluster.
     ///
-    /// With `checkpoints` the caller must have the turn. Then a checkpoint is written behind all
-    /// commands, and behind those of `unconfirmed` nodes. Without, nodes that ran a command are
-    /// added to `unconfirmed`.
+    /// With `checkpoints`, the caller must have the turn. A checkpoint is then written behind all
+    /// commands, and on the `unconfirmed` nodes. Without `checkpoints`, the nodes that ran a
+    /// command are added to `unconfirmed`.
     async fn run(
         &self,
         nodes: &Nodes,
@@ -216,8 +216,7 @@ impl Cluster {
         Ok(answers)
     }
 
-    /// Sends redirected commands to their new nodes, and repeats the commands after them in the
-    /// same slot.
+    /// Sends redirected commands to their new nodes. Repeats all later commands of the same slots.
     async fn follow_all(
         &self,
         nodes: &Nodes,
@@ -249,7 +248,7 @@ impl Cluster {
         for (place, (answer, node)) in followed.into_iter().flatten() {
             unconfirmed.add(&node);
             answers[place] = match (&answers[place], answer) {
-                // The command ran twice: the existence at the first time counts.
+                // The command may have run twice. A key that the first run deleted did exist.
                 (Value::Int(first), Value::Int(again)) => Value::Int(again.max(*first)),
                 (_, answer) => answer,
             };
@@ -312,7 +311,7 @@ impl Cluster {
         if let Some(node) = nodes.at(address) {
             return Ok(node);
         }
-        // Boxed: it is rare, and would make the future of each plan much larger.
+        // Boxed, since a new node is rare and would make the future of each plan much larger.
         let connecting = Box::pin(self.connection.connect().node(address, &[]));
         Ok(nodes.add(connecting.await?))
     }
@@ -323,9 +322,9 @@ struct NodeBatch {
     node: Arc<Node>,
     pipeline: Pipeline,
     bytes: usize,
-    /// Places of its commands in the list of all commands.
+    /// Positions of its commands in the list of all commands.
     places: Vec<usize>,
-    /// Checkpoint write behind the commands.
+    /// The checkpoint write behind the commands, if any.
     write: Option<CheckpointWrite>,
 }
 

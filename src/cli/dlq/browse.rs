@@ -1,4 +1,5 @@
-//! Reads a queue of dead letters from beginning to end. Every letter that is not taken is requeued.
+//! Reads a dead-letter queue or a retry queue from beginning to end. At the end, the letters that
+//! were not taken are requeued.
 
 use std::io::{self, Write as _};
 
@@ -13,17 +14,17 @@ use crate::causes::Explain;
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, Letter};
 
-/// Number of letters that are read before progress is shown and a signal is noticed.
+/// Number of letters that are read at once. Progress is shown, and a signal is noticed, in between.
 const BATCH: usize = 500;
 
-/// Number of reads of one letter from which on the command warns. The lowest delivery limit that a
-/// policy is likely to set is 20.
+/// Number of reads of one letter at which the command begins to warn. The lowest delivery limit
+/// that a policy is likely to set is 20.
 const MANY_LOOKS: u64 = 15;
 
-/// Returns the signer that tells headers of workers from headers of publishers, with the workers'
-/// secret in Redis.
+/// Returns the signer that distinguishes headers of workers from headers of publishers. It uses the
+/// workers' secret in Redis.
 ///
-/// Without the secret, every letter reads as unsigned: its attempts count as 0, and a replay does
+/// Without the secret, every letter counts as unsigned: its attempts are 0, and a replay repeats
 /// all of its effects.
 pub(super) async fn signer(config: &Config) -> Result<Signer, CliError> {
     let signer = Signer::default();
@@ -46,8 +47,8 @@ pub(super) async fn signer(config: &Config) -> Result<Signer, CliError> {
     Ok(signer)
 }
 
-/// Connects to the dead-letter queue, and prints that other clients do not see its letters
-/// meanwhile.
+/// Connects to the dead-letter queue. Prints that other clients do not see its letters until the
+/// command ends.
 pub(super) async fn connect(config: &Config, signer: &Signer) -> Result<DeadLetters, CliError> {
     let letters = reach(async || DeadLetters::connect(&config.amqp, signer).await).await?;
     if letters.total() > 0 {

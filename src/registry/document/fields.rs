@@ -9,7 +9,7 @@ use super::super::tree::{Content, Member, Node, ScalarKind};
 use super::{At, FORMAT, Jitter, Text, Ttl};
 use crate::quantity::{Rate, parse_duration, parse_size_bytes};
 
-/// Members of a mapping whose keys are known.
+/// Members of a mapping that has a fixed set of keys.
 pub(super) struct Fields<'n> {
     members: &'n [Member],
 }
@@ -111,7 +111,7 @@ pub(super) fn list<'n>(node: &'n Node, what: &str, report: &mut Report<'_>) -> O
     }
 }
 
-/// Reads a text. A plain number or boolean counts as the text that was written.
+/// Reads a text. An unquoted number or boolean counts as a text, exactly as written.
 pub(super) fn text(node: &Node, what: &str, report: &mut Report<'_>) -> Option<Text> {
     match &node.content {
         Content::Scalar(scalar) if scalar.kind != ScalarKind::Null => Some(Text {
@@ -270,8 +270,8 @@ pub(super) fn ttl(node: &Node, report: &mut Report<'_>) -> Option<At<Ttl>> {
     Some(At { at: node.at, value })
 }
 
-/// Reads a time to live. Returns a substitute if it cannot be read, so that it does not count as
-/// missing.
+/// Reads a time to live. Returns a substitute if it cannot be read, so that no second error reports
+/// it as missing.
 pub(super) fn ttl_or_substitute(node: &Node, report: &mut Report<'_>) -> At<Ttl> {
     ttl(node, report).unwrap_or(At { at: node.at, value: Ttl::For(Duration::from_secs(1)) })
 }

@@ -1,5 +1,5 @@
-//! Reads deliveries that arrive in the main lane, as far as a batch may take them, or puts them
-//! back.
+//! Reads the deliveries that arrive in the main lane. It puts back those that do not fit into the
+//! batch.
 
 use crate::broker::{Delivery, Lane, LaneName, SessionEnded};
 use crate::http::Readiness;
@@ -9,7 +9,7 @@ use crate::worker::resolver::{FirstLook, Heavy};
 use crate::worker::suspected_poison::SuspectedPoison;
 use crate::worker::unread_deliveries::UnreadDeliveries;
 
-/// The lane, and the cover of the deliveries that it has not handed out.
+/// The lane, with the deliveries that it has not handed out. The low watermark covers them.
 pub(super) struct Arrivals<'l> {
     pub(super) lane: &'l mut Lane,
     pipeline: Pipeline<'l>,
@@ -52,7 +52,7 @@ impl<'l> Arrivals<'l> {
         }
     }
 
-    /// Reads arrived deliveries, as many as a batch may take in the loop, and puts the rest back.
+    /// Reads arrived deliveries, as many as the loop may read for one batch. Puts the rest back.
     /// Returns `None` if all of them are suspected poison messages.
     pub(super) fn read(
         &mut self,
@@ -71,15 +71,15 @@ impl<'l> Arrivals<'l> {
         Some(read)
     }
 
-    /// Puts back a delivery that is not to be read now. The lane hands it out again before all
+    /// Puts back a delivery that must not be read now. The lane hands it out again before all
     /// others.
     pub(super) fn put_back(&mut self, heavy: Heavy) {
-        // Covers it first, so that it is covered all the time.
+        // The new cover begins before the old one ends.
         self.unread.put_back(self.watermark, heavy.deliveries());
         self.lane.put_back(heavy.into_deliveries());
     }
 
-    /// Waits for the next deliveries if more may be taken, otherwise for the end of the session.
+    /// Waits for the next deliveries if `takes` is true, otherwise for the end of the session.
     pub(super) async fn next_or_end(
         &mut self,
         takes: bool,

@@ -1,4 +1,4 @@
-//! Holds the deliveries in flight while Redis is away. A Redis that only lacks memory still accepts
+//! Holds the deliveries in flight while Redis is away. If Redis only lacks memory, it still accepts
 //! deletions. Then the deletions of held batches and of new arrivals take effect at once.
 
 use std::collections::VecDeque;
@@ -10,16 +10,18 @@ use crate::broker::SessionEnded;
 use crate::worker::batch::{Applied, NotApplied, Resolved};
 use crate::worker::resolver::FirstLook;
 
-/// Maximum time republished messages have to be confirmed before everything else is requeued.
+/// Maximum time to wait for confirmations of republished messages before the rest is requeued.
 const SETTLE_BEFORE_REQUEUE: Duration = Duration::from_secs(5);
 
-/// The prefetch by which the lane acknowledges during an outage: each settled batch at once.
+/// The prefetch that counts for acknowledgements during an outage. With it, each settled batch is
+/// acknowledged at once.
 const AT_ONCE: u16 = 0;
 
 impl MainLane<'_, '_> {
-    /// Waits for Redis, and meanwhile settles batches that were applied before the outage. Returns
-    /// false if the held batches are to be requeued. By then every batch that can be settled is
-    /// settled, otherwise its messages would be republished twice.
+    /// Waits for Redis, and meanwhile settles batches that were applied before the outage.
+    ///
+    /// Returns false if the held batches must be requeued. Before that it settles every batch that
+    /// can be settled, since otherwise messages would be republished twice.
     pub(super) async fn hold(&mut self, failed: NotApplied) -> Result<bool, SessionEnded> {
         let NotApplied { mut batch, outage } = failed;
         self.acknowledge_all()?;
@@ -27,7 +29,7 @@ impl MainLane<'_, '_> {
         batch.met(&outage);
         self.hold_all_behind(batch).await;
         let since = *self.held_since.get_or_insert_with(tokio::time::Instant::now);
-        // A delivery that is read on another thread precedes all that would be taken.
+        // A delivery that is read on another thread comes before all that would be taken now.
         let mut takes = outage.out_of_memory && !self.stopping && self.reading.is_empty();
         if outage.out_of_memory {
             takes &= self.delete_now().await;
@@ -52,8 +54,8 @@ impl MainLane<'_, '_> {
                                 takes = batch.delete_now(self.pipeline.cache).await;
                                 self.waiting.push_back(batch);
                             }
-                            // It may need room that only the held batches can free. Deliveries
-                            // behind it wait too.
+                            // A heavy delivery may need memory that only the held batches can
+                            // free. Deliveries behind it wait too.
                             Some(FirstLook::Heavy(heavy)) => {
                                 takes = false;
                                 self.arrivals.put_back(heavy);
@@ -67,7 +69,7 @@ impl MainLane<'_, '_> {
             self.waiting.iter_mut().for_each(Resolved::is_innocent);
         }
         if !opened {
-            // An alarm of the broker may block this for ever.
+            // An alarm of the broker may block the confirmations without end.
             let settle_all = async {
                 while !self.settling.is_empty() {
                     let batch = self.settling.next().await?;
@@ -80,8 +82,8 @@ impl MainLane<'_, '_> {
         Ok(opened)
     }
 
-    /// Puts a batch before all waiting ones, and behind it the batches that were sent after it.
-    /// They are applied again behind it, which keeps the order.
+    /// Puts a batch before all waiting ones. The batches that were sent after it follow it, and are
+    /// applied again, which keeps the order.
     async fn hold_all_behind(&mut self, first: Resolved) {
         let mut held = VecDeque::from([first]);
         while !self.applying.is_empty() {
@@ -96,10 +98,10 @@ impl MainLane<'_, '_> {
 
     /// Deletes the keys that held batches delete. Returns true if Redis accepted all deletions.
     async fn delete_now(&mut self) -> bool {
-        // A batch may warm a key that a later batch deletes early.
+        // The early deletion of one batch may hit a key that an earlier batch warms.
         self.waiting.iter_mut().for_each(Resolved::note_tried);
         for batch in &mut self.waiting {
-            // Each attempt at a silent server takes seconds.
+            // The other batches are not tried: each attempt at a silent server takes seconds.
             if !batch.delete_now(self.pipeline.cache).await {
                 return false;
             }

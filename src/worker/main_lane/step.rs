@@ -1,4 +1,4 @@
-//! Decides what the main lane does next, from what is under way. No clock and no server is asked.
+//! Decides what the main lane does next, from what is under way. It uses no clock and no server.
 
 use std::time::Duration;
 
@@ -6,12 +6,13 @@ use std::time::Duration;
 /// bounds them too.
 const MAX_APPLYING: usize = 16;
 
-/// Minimum time between sending a batch and taking more deliveries. A nearby Redis answers sooner,
-/// and a larger batch then saves commands and wakeups. On a slow link several batches are on their
-/// way.
+/// Minimum time between sending a batch and taking more deliveries, unless Redis answers sooner.
+///
+/// A nearby Redis answers sooner, so the next batch holds all that arrived meanwhile. A larger
+/// batch saves commands and wakeups. A slow link has several batches on their way instead.
 pub(super) const SLOW_LINK: Duration = Duration::from_micros(500);
 
-/// Number of events that make a batch on a slow link, while other batches are on their way.
+/// Minimum number of deliveries in a batch on a slow link, while other batches are on their way.
 const GATHERED: usize = 50;
 
 /// Everything that is under way in the main lane.
@@ -23,9 +24,9 @@ pub(super) struct UnderWay {
     pub(super) is_alone: bool,
     /// Batches that are resolved and not sent.
     pub(super) waiting: usize,
-    /// True while a delivery is read on another thread.
+    /// True while another thread reads a delivery.
     pub(super) is_reading: bool,
-    /// True while the broker confirms republished messages.
+    /// True while a batch is settled: the broker has not confirmed all republished messages.
     pub(super) is_settling: bool,
     /// True if settled deliveries are not acknowledged.
     pub(super) is_unacknowledged: bool,
@@ -53,9 +54,9 @@ pub(super) enum Step {
 pub(super) enum Take {
     /// None are taken until something else has happened.
     Nothing,
-    /// None are taken before the last batch was on its way for [`SLOW_LINK`].
+    /// None are taken until the last batch has been on its way for [`SLOW_LINK`].
     AfterSlowLink,
-    /// They are taken as soon as that many have arrived.
+    /// They are taken as soon as at least that many have arrived.
     AtLeast(usize),
 }
 
@@ -66,7 +67,7 @@ impl UnderWay {
         self.applying == 0 || !(self.is_alone || is_suspected || self.applying >= MAX_APPLYING)
     }
 
-    /// Returns true if batches are neither read, applied nor settled.
+    /// Returns true if no batch is read, waits, is applied or is settled.
     pub(super) fn is_idle(&self) -> bool {
         self.applying == 0 && self.waiting == 0 && !self.is_reading && !self.is_settling
     }
@@ -76,7 +77,7 @@ impl UnderWay {
         if self.is_stopping && self.is_idle() && !self.has_left_over && !self.is_unacknowledged {
             return Step::End;
         }
-        // A delivery that is read on another thread, or a waiting batch, precedes all others.
+        // A delivery that another thread reads, or a waiting batch, comes before all others.
         let may_take = !self.is_alone
             && self.applying < MAX_APPLYING
             && self.waiting == 0
