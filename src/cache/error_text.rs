@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_database_is_known_by_the_librarys_text() {
+    fn a_refused_database_is_known_by_the_text_of_the_library() {
         let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
         for (error, refused) in [
             (RedisError::from((kind, "Redis server refused to switch database")), true),

@@ -5,7 +5,8 @@
 //! limit counts that. So the next session begins with little in flight. It grows by doubling if
 //! suspected poison messages were found.
 //!
-//! Messages that were redelivered more than once are handled in [`suspects`](super::suspects).
+//! Messages that were redelivered more than once are handled in
+//! [`suspected_poison`](super::suspected_poison).
 
 use crate::broker::{Delivery, Prefetch};
 use crate::config::AmqpConfig;
