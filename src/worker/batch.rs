@@ -235,7 +235,7 @@ impl Resolved {
     }
 
     /// Notes that a probe failed too: the server was away, and the batch is not the cause.
-    pub(super) fn is_innocent(&mut self) {
+    pub(super) fn forget_lost_connections(&mut self) {
         (self.outages.lost_connection, self.outages.lost_alone) = (0, None);
     }
 
@@ -260,7 +260,7 @@ impl Resolved {
             self.outages.lost_alone = Some((event, times));
             if times >= LOST_CONNECTIONS_MAX {
                 self.give_up_closer(event);
-                self.is_innocent();
+                self.forget_lost_connections();
             }
         }
     }

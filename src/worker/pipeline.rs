@@ -49,7 +49,7 @@ impl Pipeline<'_> {
                 return Ok(None);
             }
             if !self.gate.passed_each_probe() {
-                held.is_innocent();
+                held.forget_lost_connections();
             }
             batch = held;
         }

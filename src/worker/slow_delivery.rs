@@ -42,7 +42,7 @@ pub(super) async fn handle(
             return Ok(None);
         }
         if !pipeline.gate.passed_each_probe() {
-            held.is_innocent();
+            held.forget_lost_connections();
         }
         tokens.renew();
         batch = held;

@@ -12,7 +12,7 @@ use syn::{Attribute, Ident, Item, UseTree, Visibility};
 /// Path of a module in the crate. The file of the root is the empty one.
 type Module = Vec<String>;
 
-/// What a file mentions: paths as written, and its re-exports by name.
+/// Mentions of a file: paths as written, and its re-exports by name.
 #[derive(Default)]
 struct Mentions {
     paths: Vec<Vec<String>>,

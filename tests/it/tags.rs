@@ -160,7 +160,7 @@ async fn an_abandoned_drain_is_finished_by_the_next_worker_that_starts() {
         ask::<Vec<String>>(&mut stage.connection().await, &["KEYS", "pages:*"]).await.is_empty()
     })
     .await;
-    wait_until(SOON, "it is told", async || {
+    wait_until(SOON, "it is reported", async || {
         worker.stderr().contains("an earlier invalidation had left over")
     })
     .await;

@@ -56,7 +56,7 @@ fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
     drop(given_back);
     assert_eq!(bound_in(&watermark, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
     seen_empty_in(&watermark, LATER);
-    assert_eq!(bound_in(&watermark, LATER), 500, "whoever has it must have said so first");
+    assert_eq!(bound_in(&watermark, LATER), 500, "its holder noted it before");
     assert_eq!(bound_in(&watermark, OVERLAP + LATER), 900);
 }
 

@@ -66,7 +66,7 @@ impl MainLane<'_, '_> {
             }
         };
         if !self.pipeline.gate.passed_each_probe() {
-            self.waiting.iter_mut().for_each(Resolved::is_innocent);
+            self.waiting.iter_mut().for_each(Resolved::forget_lost_connections);
         }
         if !opened {
             // An alarm of the broker may block the confirmations without end.

@@ -70,7 +70,7 @@ async fn the_lock_of_a_dead_worker_does_not_outlive_it_if_the_clock_goes_back() 
         worker.due_second_deletes("next").await.unwrap().len() == 1
     })
     .await;
-    // Nor does a lock without a time to live.
+    // A lock without a time to live does not either.
     let mut redis = server.connection().await;
     run::<()>(&mut redis, &["SET", "unstale:lease/{unstale:again:q}", "stranger"]).await;
     assert_eq!(worker.due_second_deletes("next").await.unwrap().len(), 1);
@@ -113,7 +113,7 @@ async fn a_refused_second_delete_is_done_once_redis_permits_it() {
     for told in [vec!["UNLINK: NOPERM".to_owned()], vec![], vec![]] {
         pass_time(&mut admin).await;
         let passes = worker.run_second_deletes("a").await.unwrap();
-        assert_eq!((passes.due.len(), passes.failed), (1, told), "only the first is told");
+        assert_eq!((passes.due.len(), passes.failed), (1, told), "only the first is reported");
     }
     run::<()>(&mut admin, &["ACL", "SETUSER", "u", "allkeys"]).await;
     // Meanwhile it was asked for once more. That one does not wait for the retry.

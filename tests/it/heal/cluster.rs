@@ -119,7 +119,7 @@ async fn assert_healed_once(cluster: &RedisCluster, stage: &Stage, worker: &mut 
         "{}",
         worker.stderr()
     );
-    let heal = last_heal(cluster, stage).await.expect("it is told");
+    let heal = last_heal(cluster, stage).await.expect("it is reported");
     assert_eq!((heal.count, heal.complete), (1, true));
 }
 

@@ -103,11 +103,11 @@ impl Server {
 /// An event that must remove the value `old` from keys.
 struct Case {
     name: &'static str,
-    /// What is in Redis before.
+    /// Effects that are applied first.
     before: Vec<Effect>,
     /// Keys that are members of `cache_tag:t` before, with the value `old`.
     members: u32,
-    /// Whether the tag's set has a TTL before.
+    /// True if the tag's set has a TTL at first.
     set_expires: bool,
     event: Effect,
 }

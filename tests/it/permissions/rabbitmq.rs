@@ -194,7 +194,7 @@ async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
     case.permit(&case.user, [configure, "^$", read]).await;
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", "not JSON").await;
-    wait_until(SOON, "the refusal is told", async || {
+    wait_until(SOON, "the refusal is logged", async || {
         worker.stderr().contains("access to exchange 'amq.default'")
     })
     .await;

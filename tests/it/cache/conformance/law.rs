@@ -130,7 +130,7 @@ fn loads(applied: &Applied, effects: &[Effect]) -> impl Iterator<Item = String> 
 /// A key, whether it holds a number, and which tag it is in.
 type Before = Vec<(&'static str, bool, Option<usize>)>;
 
-/// What is in Redis afterwards, and the keys that are still to be loaded.
+/// Contents of Redis afterwards, and the keys that are still to be loaded.
 type After = (Dump, BTreeSet<String>);
 
 /// Servers of the test's own, and connections that live in the test's runtime.

@@ -1,4 +1,4 @@
-//! What a single server and a cluster must both do. Each test has one body, which runs against one
+//! Behaviour that a single server and a cluster share. Each test has one body, which runs against one
 //! kind and then the other: `conformance::tags::single::…` and `conformance::tags::cluster::…`.
 //!
 //! Tests of one kind alone are in the other files of `cache`, and in `cluster`.
