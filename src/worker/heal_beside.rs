@@ -20,7 +20,7 @@ use crate::causes::Explain;
 use crate::ops::heal::{HealGuard, HealSpan, Healed, heal};
 
 /// Time between two attempts at a heal.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Time before an owed heal that Redis did not accept is saved again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);

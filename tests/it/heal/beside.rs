@@ -283,6 +283,7 @@ async fn what_was_owed_is_healed_by_other_rules_too() {
     assert_eq!((readable(&stage.redis).await, pages(&stage).await), (Some(0), SOME as usize));
     let (newer, _rules) = worker_with_newer_rules(&stage).await;
     wait_until(SOON, "no old page can be read", async || pages(&stage).await == 0).await;
+    wait_until(SOON, "the newer rules healed", async || healed_by(&stage).await == [2]).await;
     assert_eq!(heals(&newer).await, 1.0, "{}", newer.stderr());
 }
 
