@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_replica_that_lags_least_is_believed() {
-        let survey = |first, end| Survey { first, end, places: Vec::new() };
+        let survey = |first, end| Survey { first, end, known_end: end, places: Vec::new() };
         let lagging = (0, survey(0, 40));
         let furthest_of = |surveys: &[(usize, Survey)]| {
             furthest(surveys.iter().cloned()).map(|(node, survey)| (node, survey.end))

@@ -56,6 +56,8 @@ pub struct Survey {
     pub first: u64,
     /// Offset after the newest one; equal to `first` if there is none.
     pub end: u64,
+    /// An end that was known before the places were looked for; at most `end`.
+    pub known_end: u64,
     /// Requested places, in order.
     pub places: Vec<Found>,
 }
@@ -79,7 +81,15 @@ impl Found {
 
 impl Survey {
     fn of_nothing(places: &[Place]) -> Self {
-        Self { first: 0, end: 0, places: vec![Found::at(0); places.len()] }
+        Self { first: 0, end: 0, known_end: 0, places: vec![Found::at(0); places.len()] }
+    }
+
+    /// Returns whether a message at that place or after it was there before the survey.
+    ///
+    /// A consumer that attaches at a time to come gets the next message. Under traffic this one
+    /// arrives before the end is known, so it does not show that the place is in the past.
+    pub const fn reaches(&self, place: Found) -> bool {
+        place.earliest < self.known_end
     }
 
     /// Returns whether the history is empty.
@@ -203,7 +213,8 @@ impl History {
                 Found::at(offset.clamp(first, end))
             }));
         }
-        Ok(Survey { first, end, places: found })
+        // The end was found first, and no place is behind it.
+        Ok(Survey { first, end, known_end: end, places: found })
     }
 }
 
@@ -219,6 +230,11 @@ pub(super) async fn survey(
         .collect();
     let of_first = std::iter::once((1, long("first")));
     let mut probes = Vec::new();
+    attach_all(connected, queue, vec![(1, long("last"))], &mut probes).await?;
+    if !comes_if_any(connected, queue, &mut probes).await? {
+        return Ok(Survey::of_nothing(places));
+    }
+    let known_end = probes.pop().and_then(|probe| probe.first).map_or(0, |last| last + 1);
     attach_all(
         connected,
         queue,
@@ -231,14 +247,8 @@ pub(super) async fn survey(
     round(connected, queue, &mut probes).await?;
     let before = probes.len();
     attach_all(connected, queue, vec![(CHUNK_MAX, long("last"))], &mut probes).await?;
-    let begun = Instant::now();
-    while !comes(connected, queue, &mut probes).await? {
-        if !attach::counts_any(&connected.link, queue).await? {
-            return Ok(Survey::of_nothing(places));
-        }
-        if begun.elapsed() >= ANSWER_TIMEOUT {
-            return Err(held_back());
-        }
+    if !comes_if_any(connected, queue, &mut probes).await? {
+        return Ok(Survey::of_nothing(places));
     }
     // The broker answers after all that it has sent. It sends a chunk in one go. So two rounds
     // after the first message, the whole chunk is here.
@@ -272,11 +282,29 @@ pub(super) async fn survey(
         };
         Found::at(offset.clamp(first, end))
     });
-    Ok(Survey { first, end, places: found.collect() })
+    Ok(Survey { first, end, known_end: known_end.min(end), places: found.collect() })
 }
 
 fn held_back() -> BrokerError {
     BrokerError::Unreachable("the history holds messages, and the broker sends none".into())
+}
+
+/// Waits until the last probe has received a message. Returns false if the stream is empty.
+async fn comes_if_any(
+    connected: &Connected,
+    queue: &str,
+    probes: &mut Vec<Probe>,
+) -> Result<bool, BrokerError> {
+    let begun = Instant::now();
+    while !comes(connected, queue, probes).await? {
+        if !attach::counts_any(&connected.link, queue).await? {
+            return Ok(false);
+        }
+        if begun.elapsed() >= ANSWER_TIMEOUT {
+            return Err(held_back());
+        }
+    }
+    Ok(true)
 }
 
 /// Waits until the last probe has received a message, and returns whether it has.

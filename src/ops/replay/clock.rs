@@ -156,7 +156,7 @@ async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, Broke
         }
         // The latest time with a message behind it. Messages that the broker cannot read count as
         // well.
-        let reached = survey.places.iter().position(|place| place.earliest < survey.end);
+        let reached = survey.places.iter().position(|place| survey.reaches(*place));
         let between = match (reached, found) {
             (Some(0), None) => return Ok(Newest::At(grid[0])),
             (Some(at), Some((_, later))) => (grid[at], if at == 0 { later } else { grid[at - 1] }),
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_offset_behind_the_end_of_the_history_means_all_of_a_new_stream() {
-        let survey = Survey { first: 10, end: 20, places: Vec::new() };
+        let survey = Survey { first: 10, end: 20, known_end: 20, places: Vec::new() };
         for (offset, found, is_whole) in [
             (Some(5), 10, false),
             (Some(10), 10, true),

@@ -92,7 +92,7 @@ impl Replay {
             .unwrap_or(begins);
         let to = to.latest.max(from);
         // If the broker's clock is far ahead, the age of events is unknown.
-        let fenced_from = if ahead.earliest < survey.end { survey.end } else { young.latest };
+        let fenced_from = if survey.reaches(ahead) { survey.end } else { young.latest };
         let mut report = ReplayReport::new(registry.rules().len(), from, to, survey.end);
         report.cut = self.span.is_cut(begins, survey.first);
         report.passed_over.clone_from(&taken_over.passed_over);

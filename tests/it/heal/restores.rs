@@ -182,3 +182,38 @@ events: { page.changed: { effects: [ { warm: "page:{id}", from: "pages:/{id}" } 
         "it has come again, and gone again"
     );
 }
+
+/// Without checkpoints the heal begins `UNSTALE_HEAL_WINDOW` before the newest event, whose time is
+/// found in the history while others are published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_without_marks_is_healed_while_events_are_published() {
+    const FEW: u32 = 40;
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    publish(&stage, FEW).await;
+    stage.wait_settled(&[&worker]).await;
+    let publisher = async {
+        loop {
+            stage.publish("user.updated", r#"{"id":1000000}"#).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let healed = async {
+        for round in 1..=3 {
+            seed(&stage.redis, FEW).await;
+            let _: () = stage
+                .connection()
+                .await
+                .del(format!("unstale:mark:{}", stage.queue))
+                .await
+                .unwrap();
+            wait_until(SOON, "a heal", async || heals(&worker).await == f64::from(round)).await;
+            assert_eq!(readable(&stage.redis).await, Some(0), "{}", worker.stderr());
+        }
+    };
+    tokio::select! {
+        () = publisher => {}
+        () = healed => {}
+    }
+}

@@ -116,7 +116,7 @@ async fn every_one_of_many_places_in_time_is_found() {
     let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
     let survey = history.survey(&[Place::Time(an_hour_ago); 200]).await.unwrap();
     history.close().await;
-    assert_eq!(survey, Survey { first: 0, end: 1, places: vec![Found::at(0); 200] });
+    assert_eq!(survey, Survey { first: 0, end: 1, known_end: 1, places: vec![Found::at(0); 200] });
 }
 
 /// Dies like a process, without any cleanup, when the range of offsets in work contains `at`.

@@ -1,6 +1,7 @@
 //! The end of the history is found with any size of its last chunk, and with a slow broker.
 
-use unstale::broker::{BrokerError, History};
+use jiff::{SignedDuration, Timestamp};
+use unstale::broker::{BrokerError, History, Place};
 use unstale::causes::Explain;
 
 use super::bounds::record_large;
@@ -58,6 +59,39 @@ async fn a_slow_stream_is_not_taken_for_an_empty_one_beside_what_the_broker_cann
         }
     })
     .await;
+}
+
+/// A consumer that attaches at a time to come gets the next message, which arrives before the end
+/// is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_the_future_is_not_reached_while_events_are_published() {
+    let stage = Stage::new(&[("user.yaml", RULES)]).await;
+    declare(&stage).await;
+    publish_users(&stage, 0..7).await;
+    let mut history = History::connect(&config(&stage).amqp).await.unwrap();
+    let now = Timestamp::now();
+    let [hour, year] = [1, 365 * 24].map(SignedDuration::from_hours);
+    let places = [now - hour, now + hour, now + year].map(Place::Time);
+    let surveys = async {
+        let mut arrived = 0;
+        // Until a message arrived between a consumer and the end, as it does in most surveys.
+        while arrived == 0 {
+            let survey = history.survey(&places).await.unwrap();
+            let reached = survey.places.iter().map(|place| survey.reaches(*place));
+            assert_eq!(reached.collect::<Vec<_>>(), [true, false, false], "{survey:?}");
+            arrived += survey.end - survey.places[1].earliest;
+        }
+    };
+    let publisher = async {
+        for id in 7.. {
+            publish_users(&stage, id..id + 1).await;
+        }
+    };
+    tokio::select! {
+        () = publisher => {}
+        surveyed = tokio::time::timeout(SOON, surveys) => surveyed.unwrap(),
+    }
+    history.close().await;
 }
 
 /// The first offset and the end, as a survey finds them.
