@@ -46,11 +46,19 @@ servers: ## Only the servers, with a shell whose environment points to them, unt
 
 ##@ Test
 
+# The integration tests that take longest: attacks and outages one by one, and the small runs of the searches.
+LONG_TESTS := attacks:: faults:: model:: soak:: survive::
+
 .PHONY: test
-# Most tests wait for servers most of the time: two for each core.
-test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 2 '*' "$$(getconf _NPROCESSORS_ONLN)"))
-test: install-servers ## Install what is missing, and run every test of every package against servers that the tests start themselves
-	cargo test --locked --workspace
+# Most tests wait for servers most of the time: three for each core.
+test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 3 '*' "$$(getconf _NPROCESSORS_ONLN)"))
+test: install-servers ## Install what is missing, and run the tests of every package, but those of `make test-faults`, against servers that the tests start themselves
+	cargo test --locked --workspace -- $(addprefix --skip ,$(LONG_TESTS))
+
+.PHONY: test-faults
+test-faults: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell expr 2 '*' "$$(getconf _NPROCESSORS_ONLN)"))
+test-faults: install-servers ## The longer tests: hostile input, servers and workers that die or hang, and random interleavings
+	cargo test --locked --test it -- $(LONG_TESTS)
 
 .PHONY: test-matrix
 # Servers of other roots are started through more processes: a bit less at once than `make test`.

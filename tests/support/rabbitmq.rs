@@ -1,7 +1,8 @@
 //! Starts private RabbitMQ nodes.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,12 @@ use tempfile::TempDir;
 use super::guard::{Guarded, tail};
 use super::port;
 use super::programs::server_command;
+
+/// What nodes and callers show to each other.
+const COOKIE: &str = "unstale";
+
+/// Who changes users and virtual hosts, as an Erlang term.
+const ACTOR: &str = "<<\"tests\">>";
 
 /// Returns a connection. Without the time limit, lapin waits for ever for a handshake that a dying
 /// or booting node has abandoned.
@@ -104,7 +111,7 @@ impl RabbitMq {
         .expect("the folder is ours");
         // All nodes have the same cookie, so that nodes of one epmd can connect.
         let cookie = folder.path().join(".erlang.cookie");
-        std::fs::write(&cookie, "unstale").expect("the folder is ours");
+        std::fs::write(&cookie, COOKIE).expect("the folder is ours");
         std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400))
             .expect("the file is ours");
         Self {
@@ -216,8 +223,38 @@ impl RabbitMq {
         connect(&self.url()).await.expect("RabbitMQ takes a connection")
     }
 
+    /// Evaluates Erlang expressions in this node, and returns the value of the last one as text.
+    /// Panics if it fails. It takes some milliseconds.
+    pub(crate) async fn eval(&self, expressions: &str) -> String {
+        // Under load the node may be slow to take the connection.
+        let output = super::wait_for(Duration::from_secs(30), "erl_call connects", async || {
+            let output = self.erl_call(expressions).await;
+            let refused = String::from_utf8_lossy(&output.stderr).contains("failed to connect");
+            (!refused).then_some(output)
+        })
+        .await;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match text.strip_prefix("{ok, ").and_then(|text| text.strip_suffix('}')) {
+            Some(value) if output.status.success() => value.to_owned(),
+            _ => panic!("{expressions}: {text}{}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+
+    async fn erl_call(&self, expressions: &str) -> Output {
+        let mut command = self.command("erl_call");
+        command.args(["-sname", &self.name(), "-c", COOKIE, "-e"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("erl_call runs");
+        let mut input = process.stdin.take().expect("it is piped");
+        // It reads nothing if it cannot connect.
+        let _ = writeln!(input, "{expressions}");
+        drop(input);
+        let output = tokio::task::spawn_blocking(move || process.wait_with_output()).await;
+        output.expect("no panic").expect("erl_call runs")
+    }
+
     /// Runs `rabbitmqctl` against this node and returns its output. Panics if it fails. It takes
-    /// one or two seconds.
+    /// one or two seconds of CPU, so prefer [`eval`](Self::eval) for what many tests do.
     pub(crate) async fn ctl(&self, args: &[&str]) -> String {
         let mut command = self.command("rabbitmqctl");
         command.arg("--quiet").args(args).stdin(Stdio::null());
@@ -238,9 +275,28 @@ impl RabbitMq {
 
     /// Adds a virtual host in which `guest` has all permissions, and returns its URL.
     pub(crate) async fn add_vhost(&self, vhost: &str) -> String {
-        self.ctl(&["add_vhost", vhost]).await;
-        self.ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"]).await;
+        let added = self.eval(&format!("rabbit_vhost:add({}, {ACTOR}).", binary(vhost))).await;
+        assert_eq!(added, "ok");
+        self.permit("guest", vhost, [".*", ".*", ".*"]).await;
         self.url_as("guest", "guest", vhost)
+    }
+
+    /// Adds a user that may do nothing yet.
+    pub(crate) async fn add_stranger(&self, user: &str, password: &str) {
+        let (user, password) = (binary(user), binary(password));
+        let add = format!("rabbit_auth_backend_internal:add_user({user}, {password}, {ACTOR}).");
+        assert_eq!(self.eval(&add).await, "ok");
+    }
+
+    /// Gives a user these permissions in a virtual host, as regular expressions: configure, write,
+    /// read. Open channels notice within a second.
+    pub(crate) async fn permit(&self, user: &str, vhost: &str, permissions: [&str; 3]) {
+        let [configure, write, read] = permissions.map(binary);
+        let (user, vhost) = (binary(user), binary(vhost));
+        let permit = format!(
+            "rabbit_auth_backend_internal:set_permissions({user}, {vhost}, {configure}, {write}, {read}, {ACTOR})."
+        );
+        assert_eq!(self.eval(&permit).await, "ok");
     }
 
     /// Adds a user with these permissions (regular expressions: configure, write, read) in a
@@ -250,22 +306,48 @@ impl RabbitMq {
         user: &str,
         password: &str,
         vhost: &str,
-        [configure, write, read]: [&str; 3],
+        permissions: [&str; 3],
     ) -> String {
-        self.ctl(&["add_user", user, password]).await;
-        self.ctl(&["set_permissions", "-p", vhost, user, configure, write, read]).await;
+        self.add_stranger(user, password).await;
+        self.permit(user, vhost, permissions).await;
         self.url_as(user, password, vhost)
+    }
+
+    /// Returns one of the broker's figures for a queue, such as `messages_unacknowledged`; `None`
+    /// without such a queue.
+    pub(crate) async fn queue_figure(&self, queue: &str, figure: &str) -> Option<u32> {
+        self.look(
+            queue,
+            &format!("proplists:get_value({figure}, rabbit_amqqueue:info(Q, [{figure}]))"),
+        )
+        .await
+    }
+
+    /// Returns the prefetch of a queue's only consumer; `None` if it has none.
+    pub(crate) async fn prefetch(&self, queue: &str) -> Option<u32> {
+        self.look(queue, "[Consumer] = rabbit_amqqueue:consumers(Q), element(4, Consumer)").await
+    }
+
+    /// Evaluates what an expression says of the queue `Q` of the default virtual host.
+    async fn look(&self, queue: &str, expression: &str) -> Option<u32> {
+        let name = format!("rabbit_misc:r(<<\"/\">>, queue, {})", binary(queue));
+        let look =
+            format!("catch begin {{ok, Q}} = rabbit_amqqueue:lookup({name}), {expression} end.");
+        self.eval(&look).await.parse().ok()
+    }
+
+    /// Sets the memory above which the node blocks publishers, as a part of the machine's.
+    pub(crate) async fn set_memory_limit(&self, part: f64) {
+        let set = format!("vm_memory_monitor:set_vm_memory_high_watermark({part:.6}).");
+        assert_eq!(self.eval(&set).await, "ok");
     }
 
     /// Flushes declarations to the disk. RabbitMQ writes Mnesia's log (absent in RabbitMQ 4.3) and
     /// the directory of quorum queues (a dets table) a moment late. So `kill -9` may undo a
     /// declaration, but never a confirmed message of a flushed queue.
     pub(crate) async fn flush_declarations(&self) {
-        self.ctl(&[
-            "eval",
-            "catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok.",
-        ])
-        .await;
+        self.eval("catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()], ok.")
+            .await;
     }
 
     /// Sends `kill -9`, and waits for the end. Recent declarations may be lost: see
@@ -299,6 +381,12 @@ impl RabbitMq {
 pub(crate) fn url_at(addr: &str, user: &str, password: &str, vhost: &str) -> String {
     let vhost = percent_encoding::utf8_percent_encode(vhost, percent_encoding::NON_ALPHANUMERIC);
     format!("amqp://{user}:{password}@{addr}/{vhost}")
+}
+
+/// Returns a text as an Erlang binary, whatever its characters.
+fn binary(text: &str) -> String {
+    let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+    format!("<<{}>>", bytes.join(","))
 }
 
 fn folder() -> TempDir {

@@ -43,8 +43,7 @@ async fn batches_come_in_order_and_one_ack_settles_each() {
     }
     // Neither ready nor unacknowledged messages.
     wait_until(SOON, "nothing is left", async || {
-        let queues = rabbitmq.ctl(&["list_queues", "name", "messages"]).await;
-        queues.lines().any(|line| line.split_whitespace().eq([config.queue.as_str(), "0"]))
+        rabbitmq.queue_figure(&config.queue, "messages").await == Some(0)
     })
     .await;
     session.close().await;
@@ -327,7 +326,7 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
     lane.consume(10).await.unwrap();
     let mut publisher = session.publisher().await.unwrap();
     let first = next(&mut lane).await;
-    own.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
+    own.set_memory_limit(0.000001).await;
     // The broker blocks a connection when it publishes during the alarm.
     let mut waiting = session.publisher().await.unwrap();
     let queue = config.queue.clone();
@@ -347,7 +346,7 @@ async fn a_blocked_publisher_says_so_and_acks_go_on() {
             .await
             .unwrap();
     assert!(matches!(given_up, Err(PublishError::Ended(_))), "{given_up:?}");
-    own.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    own.set_memory_limit(0.4).await;
     tokio::time::timeout(SOON, publisher.unblocked()).await.unwrap();
     held.await.unwrap().unwrap();
     assert_eq!(next(&mut lane).await.body(), b"held");

@@ -243,9 +243,9 @@ async fn dlq_replay_needs_no_permission_on_the_queue_of_events() {
     declare(&stage).await;
     publish_letters(&stage, 0..3).await;
     let (broker, user) = (rabbitmq().await, unique("operator"));
-    broker.ctl(&["add_user", &user, "secret"]).await;
+    broker.add_stranger(&user, "secret").await;
     let read = format!(r"^{}\.dead$", stage.queue);
-    broker.ctl(&["set_permissions", &user, "^$", r"^amq\.default$", &read]).await;
+    broker.permit(&user, "/", ["^$", r"^amq\.default$", &read]).await;
     for (args, count) in
         [(&["replay", "--limit", "1"][..], "1 dead letter "), (&["replay"], "2 dead letters ")]
     {

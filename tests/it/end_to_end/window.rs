@@ -8,26 +8,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::BasicProperties;
 
 use super::stage::{SOON, Stage};
-use crate::support::{self, Flow, Proxy, Tap, Way, wait_until};
+use crate::support::{Flow, Proxy, Tap, Way, rabbitmq, wait_until};
 
 const RULES: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}" } ] } }"#;
 
 const BACKLOG: u32 = 40_000;
-
-/// Returns the broker's figure for the main queue that `what` names.
-async fn told(stage: &Stage, what: [&str; 2]) -> Option<u32> {
-    let told = support::rabbitmq()
-        .await
-        .ctl(&[
-            "-q",
-            what[0],
-            if what[0] == "list_queues" { "name" } else { "queue_name" },
-            what[1],
-        ])
-        .await;
-    told.lines()
-        .find_map(|line| line.strip_prefix(&stage.queue)?.strip_prefix('\t')?.trim().parse().ok())
-}
 
 async fn with_a_backlog() -> Stage {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
@@ -59,7 +44,7 @@ async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     wait_until(SOON, "it is under way", async || stage.ready("").await < BACKLOG - 8_000).await;
     proxy.stall();
     wait_until(SOON, "so much is in hand", async || {
-        told(&stage, ["list_queues", "messages_unacknowledged"]).await == Some(wanted)
+        rabbitmq().await.queue_figure(&stage.queue, "messages_unacknowledged").await == Some(wanted)
     })
     .await;
     assert!(stage.ready("").await >= 1_000, "a backlog is left");
@@ -67,7 +52,7 @@ async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     stage.wait_settled(&[&worker]).await;
     wait_until(SOON, "1000 again once more comes", async || {
         stage.publish("user.updated", r#"{"id":0}"#).await;
-        told(&stage, ["list_consumers", "prefetch_count"]).await == Some(1_000)
+        rabbitmq().await.prefetch(&stage.queue).await == Some(1_000)
     })
     .await;
 }
@@ -98,7 +83,7 @@ async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
         }
         Flow::Pass
     });
-    let broker = support::rabbitmq().await;
+    let broker = rabbitmq().await;
     let proxy = Proxy::start_tapped(&broker.addr(), reads).await;
     let worker = stage
         .worker(&[("UNSTALE_AMQP_URL", &broker.url().replace(&broker.addr(), &proxy.addr()))])

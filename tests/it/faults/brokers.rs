@@ -107,7 +107,7 @@ async fn a_connection_frozen_in_the_middle_of_a_frame() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     let broker = RabbitMq::start_with(&[], "consumer_timeout = 700").await;
-    broker.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 100)."]).await;
+    broker.eval("application:set_env(rabbit, channel_tick_interval, 100).").await;
     let mut stage = stage(&broker.url()).await;
     let deliveries = Deliveries::default();
     let proxy = Proxy::start_tapped(&broker.addr(), deliveries.tap(0)).await;
@@ -277,7 +277,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
     // So that the queues exist and are full.
     assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
     Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::ZERO).await;
-    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
+    broker.set_memory_limit(0.000001).await;
     let worker = stage.worker(&settings).await;
     wait_until(SOON, "the broker blocks it", async || {
         worker.stderr().contains("blocked publishing")
@@ -294,7 +294,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
         "{}",
         worker.get("/metrics").await.unwrap().1
     );
-    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    broker.set_memory_limit(0.6).await;
     Kinds::MIXED.settled(&stage, &[&worker], 0..EVENTS).await;
     assert_eq!(stage.ready(".dead").await, 0);
     let retried = worker.metrics().await.sum("unstale_retries_total", &[]);

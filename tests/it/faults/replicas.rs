@@ -46,7 +46,7 @@ async fn a_node_without_replicas_serves_all_but_the_history() {
         };
         forget += &format!("ok = {forgets}(<<\"/\">>, <<\"{queue}\">>, '{node}'), ");
     }
-    nodes[0].ctl(&["eval", &format!("{forget} ok.")]).await;
+    nodes[0].eval(&format!("{forget} ok.")).await;
 
     stage.set("user:1", "old").await;
     let worker = stage.worker(&at(&without)).await;

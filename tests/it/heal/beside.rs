@@ -20,7 +20,7 @@ async fn worker_as_user(stage: &Stage) -> (Worker, String) {
 }
 
 async fn permit_read(user: &str, read: &str) {
-    rabbitmq().await.ctl(&["set_permissions", user, ".*", ".*", read]).await;
+    rabbitmq().await.permit(user, "/", [".*", ".*", read]).await;
 }
 
 pub(super) async fn status(stage: &Stage) -> String {

@@ -10,7 +10,7 @@ use crate::support::{servers, unique, wait_until};
 async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
     let case = Case::new().await;
     let operator = unique("operator");
-    case.broker.ctl(&["add_user", &operator, "secret"]).await;
+    case.broker.add_stranger(&operator, "secret").await;
     let permissions = documented_permissions("# a person with `unstale dlq`");
     let [configure, write, read] = permissions;
     case.permit(&operator, permissions).await;
@@ -82,7 +82,7 @@ async fn a_person_with_dlq_and_status_may_look_replay_and_drop() {
 async fn a_person_with_replay_needs_the_history_and_records_the_replay_there() {
     let case = Case::new().await;
     let replayer = unique("replayer");
-    case.broker.ctl(&["add_user", &replayer, "secret"]).await;
+    case.broker.add_stranger(&replayer, "secret").await;
     case.declare_everything().await;
     let publisher = case.publisher().await;
     case.publish(&publisher, "all.verbs", r#"{"n":1}"#).await;
@@ -110,7 +110,7 @@ async fn a_person_with_replay_needs_the_history_and_records_the_replay_there() {
 async fn a_user_without_any_permission_is_sent_to_the_page() {
     let case = Case::new().await;
     let nobody = unique("nobody");
-    case.broker.ctl(&["add_user", &nobody, "secret"]).await;
+    case.broker.add_stranger(&nobody, "secret").await;
     for args in
         [&["dlq", "list"][..], &["replay", "--since", "1h"], &["publish", "all.verbs", "{}"]]
     {

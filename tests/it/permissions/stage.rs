@@ -64,7 +64,7 @@ impl Case {
             schemas,
             catalogue: catalogue().await,
         };
-        broker.ctl(&["add_user", &case.user, "secret"]).await;
+        broker.add_stranger(&case.user, "secret").await;
         let mut command = redis::cmd("ACL");
         command.arg("SETUSER").arg("unstale").arg("reset").arg(documented_acl("secret", "shop:"));
         command.exec_async(&mut case.redis.connection().await).await.unwrap();
@@ -83,7 +83,7 @@ impl Case {
 
     pub(super) async fn permit(&self, user: &str, permissions: [&str; 3]) {
         let [configure, write, read] = permissions.map(|expression| self.named(expression));
-        self.broker.ctl(&["set_permissions", user, &configure, &write, &read]).await;
+        self.broker.permit(user, "/", [&configure, &write, &read]).await;
     }
 
     /// Starts a worker as the case's own user, which has only the permitted rights.
@@ -128,7 +128,7 @@ impl Case {
     /// Returns the URL of a publisher with the documented permissions.
     pub(super) async fn publisher_url(&self) -> String {
         let user = unique("publisher");
-        self.broker.ctl(&["add_user", &user, "secret"]).await;
+        self.broker.add_stranger(&user, "secret").await;
         self.permit(&user, documented_permissions("# a publisher")).await;
         self.broker.url_as(&user, "secret", "/")
     }

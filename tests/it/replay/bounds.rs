@@ -152,7 +152,7 @@ async fn what_the_broker_cannot_read_is_left_out_and_said() {
          #{{leader_pid := Pid}} = amqqueue:get_type_state(Q), [osiris:write(Pid, undefined, N, <<\"no AMQP 1.0\">>) || N <- lists:seq(1, 2)], ok.",
         stage.queue
     );
-    crate::support::rabbitmq().await.ctl(&["eval", &write]).await;
+    crate::support::rabbitmq().await.eval(&write).await;
     for (id, key) in [(1, "user:1"), (2, "user:2")] {
         stage.set(key, "old").await;
         if id == 2 {

@@ -126,7 +126,7 @@ async fn eval(stage: &Stage, expressions: &str) {
     let find = format!(
         "{{ok, Q}} = rabbit_amqqueue:lookup({queue}), #{{leader_pid := Pid}} = amqqueue:get_type_state(Q)"
     );
-    rabbitmq().await.ctl(&["eval", &format!("{find}, {expressions}, ok.")]).await;
+    rabbitmq().await.eval(&format!("{find}, {expressions}, ok.")).await;
 }
 
 async fn write_unreadable(stage: &Stage) {
