@@ -118,6 +118,8 @@ pub enum HistoryFacts {
 pub struct RedisFacts {
     /// Address of the server, without a password.
     pub address: String,
+    /// True for a Redis Cluster.
+    pub is_cluster: bool,
     /// Name of the server software, such as `Redis` or `Valkey`.
     pub software: &'static str,
     /// Version of the server software, such as `7.0.15`.

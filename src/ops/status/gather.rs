@@ -16,7 +16,7 @@ use crate::broker::{
 };
 use crate::cache::{Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
 use crate::causes::{Explain, chain};
-use crate::config::Config;
+use crate::config::{Config, RedisMode};
 use crate::ops::dead_letters::Letter;
 use crate::quantity::format_duration;
 
@@ -124,6 +124,7 @@ async fn ask_redis(
     });
     let facts = RedisFacts {
         address: addresses.join(","),
+        is_cluster: config.redis.mode == RedisMode::Cluster,
         software: server.software,
         version: server.version,
         role: server.role,

@@ -174,6 +174,9 @@ fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut F
     } else if heal.complete {
         let advice = if may_have_lost_events {
             "see the problem `history.events-lost`; find out why Redis lost them"
+        } else if redis.is_cluster {
+            "keys that events name are correct; keys of tags may be stale until their TTL where one primary lost writes and another \
+             did not: delete those that must be correct; find out why Redis lost them"
         } else {
             "nothing is left to do; find out why Redis lost them"
         };

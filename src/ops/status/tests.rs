@@ -44,6 +44,7 @@ pub(crate) fn healthy() -> Status {
         }),
         redis: Ok(RedisFacts {
             address: "redis://127.0.0.1:6379/0".to_owned(),
+            is_cluster: false,
             software: "Redis",
             version: Some("7.0.15".to_owned()),
             role: Some("master".to_owned()),
@@ -182,6 +183,10 @@ fn a_heal_is_shown_for_a_day_and_is_a_problem_if_it_was_incomplete() {
     redis(&mut status).last_heal = Some(heal.clone());
     let counts = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
     assert_eq!(counts(&status), (0, 1));
+    let advice = |status: &Status| judge(status).notes[0].advice.clone();
+    assert!(advice(&status).starts_with("nothing is left to do"));
+    redis(&mut status).is_cluster = true;
+    assert!(advice(&status).contains("keys of tags may be stale until their TTL"));
     heal.complete = false;
     redis(&mut status).last_heal = Some(heal.clone());
     assert_eq!(counts(&status), (1, 0));
