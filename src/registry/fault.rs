@@ -38,6 +38,13 @@ impl Fault {
         Self::new(format!("JSON cannot hold the value: {what}"))
     }
 
+    /// Returns the failure of a conversion that would round.
+    pub(super) fn inexact(function: &str) -> Self {
+        Self::new(format!(
+            "`{function}` of a number beyond 2^53 that is no 64-bit integer: it is not exact; a path alone keeps its text"
+        ))
+    }
+
     /// Returns the failure of an operator or function that is not defined for these types.
     pub(super) fn no_overload(function: &str, types: &[&str]) -> Self {
         if types.contains(&"null_type") {

@@ -143,6 +143,11 @@ impl Call {
         Self { template: IdedExpr { id: 0, expr: Expr::Call(call) }, is_member: has_target }
     }
 
+    /// Returns the name of the function or operator, if it is one.
+    pub(super) fn function(&self) -> Option<&str> {
+        if let Expr::Call(call) = &self.template.expr { Some(&call.func_name) } else { None }
+    }
+
     /// Returns the selection of a field.
     pub(super) fn select(field: &str, is_test: bool) -> Self {
         let operand = Box::new(IdedExpr { id: 0, expr: Expr::Ident(OPERANDS[0].to_owned()) });
