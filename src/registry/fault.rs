@@ -29,6 +29,11 @@ impl Fault {
         Self { message: message.into(), is_absence: true }
     }
 
+    /// Returns the failure of a path that leads to nothing. The path is part of the rule.
+    pub(super) fn absent(path: &str) -> Self {
+        Self::absence(format!("`{path}` is absent"))
+    }
+
     pub(super) fn of_types() -> Self {
         Self::new("the expression has no answer for values of these types")
     }
