@@ -54,6 +54,7 @@ struct Conditions {
     redis: Result<(), NotReadyCause>,
     healed: Result<(), NotReadyCause>,
     objects: Result<(), NotReadyCause>,
+    republishing: Result<(), NotReadyCause>,
 }
 
 impl Default for Readiness {
@@ -63,6 +64,7 @@ impl Default for Readiness {
             redis: Err("has not answered yet".into()),
             healed: Err("not known yet whether Redis lost writes".into()),
             objects: Ok(()),
+            republishing: Ok(()),
         };
         let beats = Beats { since: Instant::now(), last_ms: AtomicU64::new(0) };
         Self { conditions: watch::Sender::new(conditions), beats: Arc::new(beats) }
@@ -93,6 +95,11 @@ impl Readiness {
     /// Sets whether the exchange and the queues exist.
     pub fn set_objects(&self, state: Result<(), NotReadyCause>) {
         self.conditions.send_if_modified(|conditions| set(&mut conditions.objects, state));
+    }
+
+    /// Sets whether RabbitMQ stores what is republished.
+    pub fn set_republishing(&self, state: Result<(), NotReadyCause>) {
+        self.conditions.send_if_modified(|conditions| set(&mut conditions.republishing, state));
     }
 
     /// Returns why this worker is not ready; empty if it is ready.
@@ -153,6 +160,7 @@ impl Conditions {
             ("redis", &self.redis),
             ("healed", &self.healed),
             ("objects", &self.objects),
+            ("republishing", &self.republishing),
         ]
         .into_iter()
         .filter_map(|(name, state)| state.as_ref().err().map(|cause| format!("{name}: {cause}")))

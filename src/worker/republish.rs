@@ -2,7 +2,7 @@
 //! confirmations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Mutex;
@@ -17,11 +17,18 @@ use crate::broker::{
 use crate::cache::LowWatermark;
 use crate::causes::Cause;
 use crate::event::{Decoded, Event, Message, Provenance, Reading, decode};
+use crate::http::Readiness;
 use crate::plan::{Destination, RepublishOrder};
 use crate::telemetry::{EventLog, Metrics, Republished};
 
 /// Time before messages that the broker could not store are published again.
 const NACKED_PAUSE: Duration = Duration::from_millis(500);
+
+/// Number of failed attempts in a row after which the worker is not ready.
+const REFUSED_AFTER: u32 = 4;
+
+/// Time between two log lines for a queue that does not take messages.
+const LOGGED_AGAIN: Duration = Duration::from_secs(60);
 
 /// Number of failed attempts in a row after which the channel is renewed. It may be the channel
 /// that fails: see [`broker::Publisher::renew`].
@@ -55,6 +62,7 @@ pub(super) struct Republishing<'s> {
     pub(super) signer: &'s Signer,
     pub(super) watermark: &'s Watermark,
     pub(super) metrics: &'s Metrics,
+    pub(super) readiness: &'s Readiness,
     pub(super) event_log: &'s EventLog,
 }
 
@@ -111,7 +119,7 @@ impl<'s> Publisher<'s> {
                 )
             })
             .collect();
-        confirmed(&mut channel, copies).await?;
+        self.republishing.confirmed(&mut channel, copies).await?;
         for (Order { arrived_after, is_unknown, order, .. }, named) in orders.iter().zip(&named) {
             if let Some(event) = named.as_ref().map(|named| named.republished(order)) {
                 self.log_failed(live, order.destination, *is_unknown, event);
@@ -169,7 +177,7 @@ impl<'s> Publisher<'s> {
                 self.republishing.signer,
             ));
         }
-        confirmed(&mut channel, copies).await?;
+        self.republishing.confirmed(&mut channel, copies).await?;
         for (_, bound) in deliveries {
             self.republishing.watermark.copied(lane, Duration::ZERO, *bound);
         }
@@ -257,47 +265,93 @@ pub(super) fn decoded<'m>(message: &'m Message<'m>, reading: Reading) -> Option<
     }
 }
 
-/// Publishes until each message is confirmed and not returned, through alarms of the broker and
-/// full queues.
-async fn confirmed(
-    channel: &mut broker::Publisher,
-    mut copies: Vec<Outgoing<'_>>,
-) -> Result<(), SessionEnded> {
-    let mut nacked_tries = 0;
-    loop {
-        let results = channel.publish_all(&copies).await;
-        let mut again = Vec::new();
-        let mut pause = None;
-        for (copy, result) in copies.into_iter().zip(results) {
-            match result {
-                Ok(()) => {}
-                Err(PublishError::Ended(ended)) => return Err(ended),
-                Err(PublishError::Blocked) => again.push(copy),
-                Err(PublishError::Nacked) => {
-                    pause = Some(NACKED_PAUSE);
-                    again.push(copy);
+impl Republishing<'_> {
+    /// Publishes until each message is confirmed and not returned, through alarms of the broker and
+    /// full queues.
+    async fn confirmed(
+        self,
+        channel: &mut broker::Publisher,
+        mut copies: Vec<Outgoing<'_>>,
+    ) -> Result<(), SessionEnded> {
+        let mut refused = None;
+        loop {
+            let results = channel.publish_all(&copies).await;
+            let mut again = Vec::new();
+            let mut refused_now = None;
+            for (copy, result) in copies.into_iter().zip(results) {
+                match result {
+                    Ok(()) => {}
+                    Err(PublishError::Ended(ended)) => return Err(ended),
+                    Err(PublishError::Blocked) => again.push(copy),
+                    Err(PublishError::Nacked) => {
+                        refused_now.get_or_insert_with(|| copy.routing_key().to_owned());
+                        again.push(copy);
+                    }
+                    // A queue is missing or refuses this worker. A new session finds or declares
+                    // it, or reports the fault.
+                    Err(error) => return Err(SessionEnded::new(Cause::new(error))),
                 }
-                // A queue is missing or refuses this worker. A new session finds or declares it, or
-                // reports the fault.
-                Err(error) => return Err(SessionEnded::new(Cause::new(error))),
             }
+            if again.is_empty() {
+                return Ok(());
+            }
+            copies = again;
+            if let Some(queue) = refused_now {
+                let refused = refused.get_or_insert_with(|| Refused::new(self));
+                refused.note(&queue, copies.len());
+                tokio::time::sleep(NACKED_PAUSE).await;
+                if refused.tries.is_multiple_of(NACKED_TRIES) {
+                    channel.renew().await?;
+                }
+            }
+            channel.unblocked().await;
         }
-        if again.is_empty() {
-            return Ok(());
+    }
+}
+
+/// A queue that does not take messages. While it lasts, the worker is not ready, and consuming is
+/// paused as soon as the prefetch is used up.
+#[derive(Debug)]
+struct Refused<'s> {
+    republishing: Republishing<'s>,
+    tries: u32,
+    logged_at: Option<Instant>,
+}
+
+impl<'s> Refused<'s> {
+    const fn new(republishing: Republishing<'s>) -> Self {
+        Self { republishing, tries: 0, logged_at: None }
+    }
+
+    /// Notes that the queue has refused once more. The log has a line at once, and then one a
+    /// minute.
+    fn note(&mut self, queue: &str, messages: usize) {
+        self.tries += 1;
+        if self.tries == REFUSED_AFTER {
+            self.republishing.metrics.set_paused("queue", true);
         }
-        copies = again;
-        if let Some(pause) = pause {
-            warn!(
-                copies = copies.len(),
-                "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again"
+        if self.tries >= REFUSED_AFTER {
+            let cause = format!(
+                "the queue `{queue}` takes no messages: it is full (see its policies), or most of its replicas are down"
             );
-            tokio::time::sleep(pause).await;
-            nacked_tries += 1;
-            if nacked_tries % NACKED_TRIES == 0 {
-                channel.renew().await?;
-            }
+            self.republishing.readiness.set_republishing(Err(cause.into()));
         }
-        channel.unblocked().await;
+        if self.logged_at.is_none_or(|at| at.elapsed() >= LOGGED_AGAIN) {
+            self.logged_at = Some(Instant::now());
+            warn!(
+                queue,
+                messages,
+                "RabbitMQ stores no more messages in this queue: it is full (see its policies), or most of its replicas are down. \
+                 They are published again until it does, and events after them wait once the prefetch is used up"
+            );
+        }
+    }
+}
+
+impl Drop for Refused<'_> {
+    fn drop(&mut self) {
+        self.republishing.metrics.set_paused("queue", false);
+        self.republishing.readiness.set_republishing(Ok(()));
     }
 }
 

@@ -64,6 +64,7 @@ impl Shared {
             signer: &self.signer,
             watermark: &self.heal_state.watermark,
             metrics: &self.metrics,
+            readiness: &self.readiness,
             event_log: &self.event_log,
         }
     }

@@ -22,6 +22,7 @@ mod copies;
 mod crashes;
 pub(crate) mod deleted;
 mod forged;
+mod full;
 mod headers;
 mod limits;
 mod load;
