@@ -9,8 +9,22 @@ use std::borrow::Cow;
 
 use super::decoded::Malformed;
 
-/// The property `type` that RabbitMQ sets for such a body. It is not an event type.
-pub(super) const PROPERTY_TYPE: &str = "amqp-1.0";
+/// The property `type` that RabbitMQ sets for a body of encoded sections.
+const SECTIONS: &str = "amqp-1.0";
+
+/// The property `type` that the plugin of RabbitMQ 3.x sets for a single data section
+/// (`rabbit_amqp1_0_message.erl`).
+const SINGLE_DATA: &str = "binary";
+
+/// Returns whether a property `type` says that a body is encoded sections.
+pub(super) fn is_of_sections(property: Option<&str>) -> bool {
+    property == Some(SECTIONS)
+}
+
+/// Returns whether RabbitMQ set a property `type` itself. Such a mark is not an event type.
+pub(super) fn is_mark(property: &str) -> bool {
+    [SECTIONS, SINGLE_DATA].contains(&property)
+}
 
 /// Section descriptor codes (AMQP 1.0, section 3.2).
 const DATA: u64 = 0x75;

@@ -14,7 +14,7 @@ use super::message::Message;
 /// # Errors
 /// AMQP 1.0 sections that contain neither bytes nor text.
 pub(super) fn of<'a>(message: &'a Message<'a>) -> Result<Cow<'a, [u8]>, Malformed> {
-    if message.properties.event_type == Some(amqp10::PROPERTY_TYPE)
+    if amqp10::is_of_sections(message.properties.event_type)
         && let Some(payload) = amqp10::payload(message.body)
     {
         return payload;

@@ -71,11 +71,8 @@ impl<'a> Arrival<'a> {
 
     /// Returns the type in the AMQP property `type`, if the publisher set it.
     pub(super) fn property_type(&self) -> Option<&'a str> {
-        let property = self
-            .message
-            .properties
-            .event_type
-            .filter(|event_type| *event_type != amqp10::PROPERTY_TYPE);
+        let property =
+            self.message.properties.event_type.filter(|event_type| !amqp10::is_mark(event_type));
         property.map(name_in).filter(|name| !name.is_empty())
     }
 
