@@ -8,7 +8,7 @@ use super::super::failure::CommandError;
 use super::Cluster;
 
 impl Cluster {
-    /// See [`Cache::take_heal`](super::super::Cache::take_heal). Takes the first lock, and with it all others. Whatever one primary
+    /// See `Cache::take_heal`. Takes the first lock, and with it all others. Whatever one primary
     /// lost, the heal covers all: each hash is marked for healing, and each lock advanced.
     pub(in crate::cache) async fn take_heal(
         &self,
