@@ -96,7 +96,7 @@ async fn maintain(
     let token = new_token();
     loop {
         if of.cache.lock_tag_maintenance(&token, LOCK_TTL).await? {
-            debug!("the upkeep of tags is this worker's");
+            debug!("this worker does tag maintenance");
             look_after_tags(of, &token).await?;
         }
         tokio::time::sleep(LOCK_TTL / 2).await;

@@ -38,7 +38,7 @@ pub(super) struct ListArgs {
 }
 
 const GROUP_BY_HELP: &str = "\
-Columns by which letters are counted, separated by commas [default: reason,type; with --waiting: error,type]";
+Columns by which letters are counted, separated by commas; prints only the counts [default: reason,type; with --waiting: error,type]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,10 +145,12 @@ fn write_selected(
     by: &[GroupBy],
     out: &mut impl Write,
 ) -> Result<Exit, CliError> {
+    let paint = Paint::of_stdout();
     if !selected.is_empty() {
-        let paint = Paint::of_stdout();
         writeln!(out)?;
         text::write_groups(&groups(&selected, by), paint, out)?;
+    }
+    if !selected.is_empty() && !args.grouping.is_given() {
         writeln!(out)?;
         let all = selected.len();
         keep_oldest(&mut selected, args.selection.limit());
