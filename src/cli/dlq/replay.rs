@@ -153,10 +153,8 @@ async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliE
 
 /// Warns of options that only a real replay heeds.
 fn warn_of_ignored(args: &ReplayLettersArgs) -> io::Result<()> {
-    let given = [
-        args.rate.map(|_| "--rate"),
-        args.stop_after_failures.map(|_| "--stop-after-failures"),
-    ];
+    let given =
+        [args.rate.map(|_| "--rate"), args.stop_after_failures.map(|_| "--stop-after-failures")];
     let ignored: Vec<&str> = given.into_iter().flatten().collect();
     if !ignored.is_empty() {
         writeln!(io::stderr(), "warning: --dry-run ignores {}", ignored.join(" and "))?;
