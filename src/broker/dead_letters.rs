@@ -16,6 +16,7 @@
 //! reader, and the next channel takes as many letters as are likely to fit into that.
 
 mod channels;
+mod count;
 mod death;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
@@ -33,18 +34,18 @@ pub use death::{DeadLetter, Death};
 
 use super::consume::consume;
 use super::convert::{Delivery, short};
-use super::failure::{BrokerError, ContractObject, GRANT, SessionEnded, TopologyProblem};
-use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered, no_answer};
+use super::failure::{BrokerError, SessionEnded};
+use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered};
 use super::names::Names;
 use super::origin::Origins;
 use super::permitted::refused_read;
-use super::refusal::{AmqpError, Refusal};
+use super::refusal::Refusal;
 use super::signature::Signer;
 use super::tag::Tag;
 use super::throttle::{Allowance, GRANT_INTERVAL};
-use crate::causes::Cause;
 use crate::config::AmqpConfig;
 use channels::{AHEAD_BYTES, Sizes};
+use count::{count, count_or_refusal, explained, ready};
 
 /// Maximum number of letters held by one channel: the prefetch has 16 bits.
 const CHANNEL_MAX: u16 = 50_000;
@@ -427,58 +428,6 @@ impl DeadLetters {
                 return Ok(false);
             }
             sleep(RETURN_INTERVAL).await;
-        }
-    }
-}
-
-async fn ready(link: &Link, queue: &str) -> Result<u32, SessionEnded> {
-    count(link, queue).await.map_err(|error| SessionEnded::new(Cause::new(error)))
-}
-
-/// Returns the number of messages in a queue; a missing queue is a named refusal.
-async fn count(link: &Link, queue: &str) -> Result<u32, BrokerError> {
-    count_or_refusal(link, queue).await?.map_err(|refusal| explained(queue, refusal))
-}
-
-async fn count_or_refusal(link: &Link, queue: &str) -> Result<Result<u32, Refusal>, BrokerError> {
-    let name = short(queue).ok_or_else(|| {
-        BrokerError::Settings(
-            format!("UNSTALE_QUEUE makes a name that is too long: {queue}").into(),
-        )
-    })?;
-    let channel = link.channel().await?;
-    let options =
-        QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let asked =
-        timeout(ANSWER_TIMEOUT, channel.queue_declare(name, options, FieldTable::default())).await;
-    let declared = asked.map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))?;
-    match declared {
-        Ok(declared) => {
-            let count = declared.message_count();
-            answered(channel.close(200, "bye".into())).await?;
-            Ok(Ok(count))
-        }
-        Err(error) => Ok(Err(Refusal::from(error))),
-    }
-}
-
-fn explained(queue: &str, refusal: Refusal) -> BrokerError {
-    let problem = |error: AmqpError, advice: &'static str| {
-        BrokerError::Topology(vec![TopologyProblem {
-            object: ContractObject::Queue(queue.to_owned()),
-            cause: error.into(),
-            advice: advice.into(),
-        }])
-    };
-    match refusal {
-        Refusal::Missing(error) => problem(
-            error,
-            "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
-        ),
-        Refusal::Forbidden(error) => problem(error, GRANT),
-        Refusal::Differs(error) => problem(error, "somebody holds it for himself"),
-        Refusal::Unsupported(error) | Refusal::Passing(error) => {
-            BrokerError::Unreachable(error.into())
         }
     }
 }

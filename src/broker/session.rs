@@ -1,5 +1,7 @@
 //! Session: two connections and the objects on them, from the first handshake to the end.
 
+mod objects;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,10 +21,12 @@ use super::permitted;
 use super::publisher::Publisher;
 use super::queue_specs::Kind;
 use super::recent_acks::RecentAcks;
+use super::session_watch::SessionWatch;
 use super::signature::Signer;
 use super::topology::{self, Declared, Ensured};
-use crate::causes::Explain;
 use crate::config::AmqpConfig;
+
+pub use objects::{Mended, Rebound};
 
 /// Two connections: one consumes and acknowledges, the other publishes.
 ///
@@ -72,31 +76,6 @@ struct Found {
     /// The history is still missing.
     history_is_missing: bool,
     history_fault: Option<String>,
-}
-
-/// Findings and actions of [`Session::mend`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mended {
-    /// Objects that were missing and are declared again, such as ``queue `unstale.dead` ``.
-    pub declared: Vec<String>,
-    /// Objects that are missing or differ, and that the session could not fix.
-    pub problems: Vec<String>,
-    /// The history is missing, and this worker does not declare it.
-    pub history_is_missing: bool,
-    /// Reason why the history cannot be used.
-    pub history_fault: Option<String>,
-}
-
-/// Outcome of [`Session::bind`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rebound {
-    /// Routing keys that are newly bound.
-    pub added: Vec<String>,
-    /// Routing keys bound earlier in this session that are no longer needed.
-    ///
-    /// They stay bound because another worker may still need them. `UNSTALE_UNKNOWN` decides about
-    /// events that no rule file knows.
-    pub left_bound: Vec<String>,
 }
 
 impl Session {
@@ -268,105 +247,6 @@ impl Session {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Checks every object, declares the missing ones, and binds the queues again.
-    ///
-    /// The session cannot see a removed binding, so it always binds again. If events may have gone
-    /// to the history alone, [`deletion_seen`](Self::deletion_seen) shows it, even after an error.
-    ///
-    /// # Errors
-    /// [`BrokerError::Unreachable`]. The watch reports the end of a session too.
-    pub async fn mend(&self) -> Result<Mended, BrokerError> {
-        let keys: Vec<String> =
-            self.bound.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        let mut mended = Mended::default();
-        match topology::ensure(
-            &self.consume,
-            &self.config,
-            &self.names,
-            &keys,
-            Depth::Existence,
-            (&self.seen, false),
-        )
-        .await
-        {
-            Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
-            Err(BrokerError::Topology(problems)) => {
-                mended.problems = problems.iter().map(Explain::in_full).collect()
-            }
-            Err(error) => return Err(error),
-        }
-        if let Some(history) = &self.history {
-            match history.ensure(&keys, Depth::Existence, &self.seen).await {
-                Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
-                Err(fault) => {
-                    mended.history_is_missing = fault.is_missing();
-                    mended.history_fault = Some(fault.words());
-                }
-            }
-        }
-        Ok(mended)
-    }
-
-    /// Returns whether the mark of the history exists, which the broker deletes with the history.
-    ///
-    /// `None`: there is no history, or the broker does not show it.
-    ///
-    /// # Errors
-    /// [`BrokerError::Unreachable`]
-    pub async fn history_mark_exists(&self) -> Result<Option<bool>, BrokerError> {
-        match &self.history {
-            Some(history) => history.mark_exists().await,
-            None => Ok(None),
-        }
-    }
-
-    /// Binds the mark to the history again. Returns whether it is bound, as far as this worker may
-    /// bind.
-    ///
-    /// # Errors
-    /// [`BrokerError::Unreachable`]
-    pub async fn bind_history_mark(&self) -> Result<bool, BrokerError> {
-        match &self.history {
-            Some(history) => history.bind_mark().await,
-            None => Ok(false),
-        }
-    }
-
-    /// Makes the mark of the history. Returns false if this worker declares nothing, or the broker
-    /// refuses.
-    ///
-    /// # Errors
-    /// [`BrokerError::Unreachable`]
-    pub async fn create_history_mark(&self) -> Result<bool, BrokerError> {
-        match &self.history {
-            Some(history) => history.create_mark().await,
-            None => Ok(false),
-        }
-    }
-
-    /// Binds the additional routing keys of a changed registry. Removes no binding.
-    ///
-    /// # Errors
-    /// [`BrokerError`], as for [`open`](Self::open).
-    pub async fn bind(&self, routing_keys: &[String]) -> Result<Rebound, BrokerError> {
-        let wanted: BTreeSet<String> =
-            routing_keys.iter().chain(&self.config.bind).cloned().collect();
-        let bound = || self.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        let added: Vec<String> = wanted.difference(&bound()).cloned().collect();
-        topology::bind(&self.consume, &self.config, &self.names.main, &added).await?;
-        if let Some(history) = &self.history
-            && let Err(fault) = history.ensure(&added, Depth::Existence, &self.seen).await
-        {
-            tracing::warn!(
-                cause = fault.words(),
-                "the history is not bound to the new routing keys yet"
-            );
-        }
-        bound().extend(added.iter().cloned());
-        let left_bound = bound().difference(&wanted).cloned().collect();
-        Ok(Rebound { added, left_bound })
-    }
-
     /// Returns a lane, without a consumer yet.
     ///
     /// # Errors
@@ -452,42 +332,5 @@ fn all_problems(
             Err(BrokerError::Topology(problems.clone()))
         }
         (ensured, _) => ensured,
-    }
-}
-
-/// Watch on a session, for other tasks.
-#[derive(Debug, Clone)]
-pub struct SessionWatch {
-    ended: watch::Receiver<Option<SessionEnded>>,
-    blocked: watch::Receiver<bool>,
-}
-
-impl SessionWatch {
-    /// Waits for the end of the session, and returns its cause.
-    pub async fn ended(&mut self) -> SessionEnded {
-        let cause = self.ended.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
-        cause.unwrap_or_else(|| SessionEnded::new("dropped by us"))
-    }
-
-    /// Returns the first cause of the end, if the session is over.
-    pub fn cause(&self) -> Option<SessionEnded> {
-        self.ended.borrow().clone()
-    }
-
-    /// Returns whether the broker blocks publishing at the moment (a memory or disk alarm).
-    ///
-    /// The broker announces this only to a connection that has published.
-    pub fn is_blocked(&self) -> bool {
-        *self.blocked.borrow()
-    }
-
-    /// Waits until the broker blocks or unblocks publishing; returns true if it blocks.
-    ///
-    /// Waits for ever once the session is over.
-    pub async fn blocked_changed(&mut self) -> bool {
-        if self.blocked.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        *self.blocked.borrow_and_update()
     }
 }

@@ -17,6 +17,6 @@ impl Cache {
         if plan.is_empty() {
             return Ok(Applied::default());
         }
-        self.backend.apply(self, plan).await
+        self.backend.apply(&self.context, plan).await
     }
 }

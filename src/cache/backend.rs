@@ -7,12 +7,12 @@
 use futures_util::future::Either;
 use redis::{Cmd, Value};
 
-use super::Cache;
 use super::address::Address;
 use super::applied::Applied;
 use super::checkpoints::HealTurn;
 use super::cluster::Cluster;
 use super::connection_state::ConnectionState;
+use super::context::Context;
 use super::failure::{CacheError, CommandError, Outage};
 use super::lease::{FillOutcome, Grant, NewValue};
 use super::script::Sent;
@@ -103,27 +103,27 @@ of_both_kinds! {
 }
 
 of_both_kinds! {
-    /// See [`Cache::probe`].
+    /// See [`Cache::probe`](super::Cache::probe).
     async fn probe(&self) -> Result<(), Outage>;
 
     /// Runs one command by itself, outside any batch.
     async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError>;
 
-    /// See [`Cache::apply`].
-    async fn apply(&self, cache: &Cache, plan: &Plan<'_>) -> Result<Applied, Outage>;
+    /// See [`Cache::apply`](super::Cache::apply).
+    async fn apply(&self, context: &Context, plan: &Plan<'_>) -> Result<Applied, Outage>;
 
     /// Runs deletions on connections of their own. A server that refuses writes is not an outage
     /// there, and refused deletions are ignored.
     async fn delete_apart(&self, commands: &[Cmd]) -> Result<(), Outage>;
 
-    /// See [`Cache::invalidate_tag`].
-    async fn invalidate_tag(&self, cache: &Cache, tag: &str) -> Result<Invalidated, CommandError>;
+    /// See [`Cache::invalidate_tag`](super::Cache::invalidate_tag).
+    async fn invalidate_tag(&self, context: &Context, tag: &str) -> Result<Invalidated, CommandError>;
 
     /// Deletes some members of `set`, which the tag's invalidation with that number detached.
     /// Returns the numbers that `drain_slice.lua` lists.
     async fn drain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         number: &[u8],
         cursor: u64,
@@ -132,40 +132,41 @@ of_both_kinds! {
     /// Continues the scan for sets of tags at `cursor`, with the `SCAN` of `scan`.
     async fn tag_sets(&self, scan: Cmd, cursor: u64) -> Result<TagSets, CommandError>;
 
-    /// See [`Cache::maintain_slice`].
+    /// See [`Cache::maintain_slice`](super::Cache::maintain_slice).
     async fn maintain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         cursor: u64,
         only_count: bool,
     ) -> Result<TagSlice, CommandError>;
 
-    /// See [`Cache::take_second_look`].
-    async fn take_second_look(&self, cache: &Cache, set: &[u8]) -> Result<bool, CommandError>;
+    /// See [`Cache::take_second_look`](super::Cache::take_second_look).
+    async fn take_second_look(&self, context: &Context, set: &[u8]) -> Result<bool, CommandError>;
 
-    /// Grants a lease for `ttl_ms`: see [`Cache::grant_lease`].
+    /// Grants a lease for `ttl_ms`: see [`Cache::grant_lease`](super::Cache::grant_lease).
     async fn grant_lease(&self, key: &str, token: &str, ttl_ms: i64) -> Result<Grant, CommandError>;
 
-    /// See [`Cache::fill`].
+    /// See [`Cache::fill`](super::Cache::fill).
     async fn fill(
         &self,
-        cache: &Cache,
+        context: &Context,
         token: &str,
         since: u64,
         new: NewValue<'_>,
     ) -> Result<FillOutcome, CommandError>;
 
-    /// See [`Cache::call_with_checkpoint`].
+    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
+    /// effect is noticed.
     async fn call_with_checkpoint(
         &self,
-        cache: &Cache,
+        context: &Context,
         name: &str,
         command: Cmd,
     ) -> Result<Value, CommandError>;
 
     /// Advances every checkpoint by one write.
-    async fn write_all_checkpoints(&self, cache: &Cache) -> Result<(), Outage>;
+    async fn write_all_checkpoints(&self, context: &Context) -> Result<(), Outage>;
 
     /// Sends commands that ask for checkpoints, and returns their answers. `ask` makes the commands
     /// once no checkpoint write is in flight. Also returns the node of each hash, if there are
@@ -178,6 +179,6 @@ of_both_kinds! {
     /// Returns the `INFO` of each connected node, even of those that no longer serve a slot.
     async fn infos(&self) -> Vec<Value>;
 
-    /// See [`Cache::take_heal`].
-    async fn take_heal(&self, cache: &Cache) -> Result<HealTurn, CommandError>;
+    /// See [`Cache::take_heal`](super::Cache::take_heal).
+    async fn take_heal(&self, context: &Context) -> Result<HealTurn, CommandError>;
 }

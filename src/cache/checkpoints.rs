@@ -21,8 +21,9 @@
 //! - `moved`: whether slots moved, or a server was replaced
 //! - `writes`: advancing a checkpoint behind a batch
 //! - `place`: low watermarks, and where a heal begins
-//! - `heal`: the turn to heal, and its end
-//! - `progress`: how far a heal has come, and which events killed workers
+//! - `heal`, `turn`: the turn to heal, and its end
+//! - `progress`: how far a heal has come, and which events killed workers; `progress_calls`: its
+//!   calls
 //! - `record`: the record of the last heal
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time
@@ -42,10 +43,12 @@ mod owed;
 mod own;
 mod place;
 mod progress;
+mod progress_calls;
 mod record;
 mod refused;
 mod rules;
 mod steps;
+mod turn;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,20 +66,14 @@ pub use record::{HealDetails, HealRecord, Owed};
 pub use refused::RefusedEffects;
 pub use rules::{FieldChange, Unhealed};
 
-use super::Cache;
 use super::answer::{text_of, text_pairs};
 use super::failure::CommandError;
+use place::NO_BOUND;
 use progress::{AFTER_LOSS, BESIDE, SURVIVED};
 
 /// Maximum age of another worker's checkpoint for a worker without a memory of its own. An older
 /// one may mean that Redis lost writes, or that no worker ran.
 const FRESH: Duration = Duration::from_secs(10);
-
-/// Duration of a heal's lock. A thread of its own renews it, and so does each batch.
-const HEAL_LOCK: Duration = Duration::from_secs(3);
-
-/// The low watermark of a field that covers nothing any more.
-const NO_BOUND: u64 = 9_007_199_254_740_991;
 
 /// Prefix of the field of a worker that has ended.
 const STOPPED: &str = "stopped:";
@@ -249,15 +246,6 @@ impl Checkpoints {
         }
     }
 
-    /// Returns the progress of the heal that we take over. `work` names the kind of work and its
-    /// rules: other work begins anew.
-    pub fn take_over_progress(&self, cache: &Cache, from: HealFrom, work: &str) -> HealProgress {
-        let text = self.values(cache.heal_kind().progress).next().unwrap_or_default();
-        HealProgress::read(text).taken_over(cache.id(), self.servers(), from, work, |worker| {
-            worker == cache.id() || self.has_survived(worker)
-        })
-    }
-
     /// Returns whether a worker has noted that its heal did not kill it.
     pub(super) fn has_survived(&self, worker: &str) -> bool {
         let fields = self.hashes.iter().flat_map(|hash| &hash.fields);
@@ -276,6 +264,13 @@ impl Checkpoints {
             .flat_map(|hash| &hash.fields)
             .filter(move |(name, _)| name == field)
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Reads the fields of all hashes, which were read at that time.
+    pub(super) fn of_hashes(now_ms: u64, answers: &[Value]) -> Result<Self, CommandError> {
+        let fields =
+            answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
+        Ok(Self::together(fields.into_iter().map(|fields| Self::of(now_ms, String::new(), fields))))
     }
 
     /// Joins hashes into one. The clock is that of the first.
@@ -332,6 +327,11 @@ fn read_answer(answer: &Value) -> Result<(i64, Checkpoints), CommandError> {
     let fields = answer.get(2).map_or(Some(Vec::new()), text_pairs).ok_or_else(unexpected)?;
     let server = answer.get(3).and_then(text_of).unwrap_or_default();
     Ok((*word, Checkpoints::of(u64::try_from(*now_ms).unwrap_or(0), server, fields)))
+}
+
+/// Reads the answers of a script, one of each hash.
+pub(super) fn read_answers(answers: &[Value]) -> Result<Vec<(i64, Checkpoints)>, CommandError> {
+    answers.iter().map(read_answer).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -5,8 +5,8 @@
 
 use redis::{Cmd, Pipeline};
 
-use super::Cache;
 use super::checkpoints::CheckpointWrite;
+use super::context::Context;
 use super::fence;
 use super::lifetime::{self, Lifetime, Unit};
 use super::script::{BUMP_PAST, Sent, WRITE_TAGGED};
@@ -62,7 +62,7 @@ pub(super) struct Commands {
     pub(super) sent: Sent,
 }
 
-impl Cache {
+impl Context {
     pub(super) fn commands(&self, plan: &Plan<'_>) -> Commands {
         let now_ms = lifetime::now_ms();
         let mut commands = Commands::new(plan);

@@ -1,13 +1,11 @@
 //! Leases: the right to fill a key with a value that takes time to load. Any invalidation of the
 //! key or one of its tags during that time voids the lease.
 
-use std::time::Duration;
+mod calls;
 
-use redis::Value;
+use redis::Cmd;
 
-use super::Cache;
 use super::failure::CommandError;
-use super::lifetime::{self, LONGEST_LEASE};
 use super::script::{RELEASE_LEASE, Sent};
 use super::side_keys::{Kind, side_key};
 use crate::registry::Expiry;
@@ -45,48 +43,12 @@ pub(super) struct NewValue<'v> {
     pub(super) tags: &'v [String],
 }
 
-impl Cache {
-    /// Asks for the right to fill a key, before its value is loaded.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn grant_lease(
-        &self,
-        key: &str,
-        token: &str,
-        ttl: Duration,
-    ) -> Result<Grant, CommandError> {
-        let ttl_ms = lifetime::millis(ttl.min(LONGEST_LEASE));
-        self.backend.grant_lease(key, token, ttl_ms).await
-    }
-
-    /// Stores a loaded value, adds its key to the sets of `tags`, and releases the lease.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn fill(
-        &self,
-        key: &str,
-        token: &str,
-        since: u64,
-        value: &[u8],
-        expiry: Expiry,
-        tags: &[String],
-    ) -> Result<FillOutcome, CommandError> {
-        self.backend.fill(self, token, since, NewValue { key, value, expiry, tags }).await
-    }
-
-    /// Releases an unused lease, so that the next reader may load at once. Returns whether `token`
-    /// still held it.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn release_lease(&self, key: &str, token: &str) -> Result<bool, CommandError> {
-        let lease = side_key(Kind::Lease, key.as_bytes());
-        let mut command = RELEASE_LEASE.call(&mut Sent::default(), [lease.as_slice()].into_iter());
-        command.arg(token);
-        Ok(self.call("lease", command).await? == Value::Int(1))
-    }
+/// Returns the command that releases a lease if `token` still holds it.
+pub(super) fn release(key: &str, token: &str) -> Cmd {
+    let lease = side_key(Kind::Lease, key.as_bytes());
+    let mut command = RELEASE_LEASE.call(&mut Sent::default(), [lease.as_slice()].into_iter());
+    command.arg(token);
+    command
 }
 
 pub(super) fn unexpected() -> CommandError {

@@ -6,6 +6,7 @@
 //!
 //! The files, in reading order:
 //!
+//! - `context`: the settings, and the checkpoints of this process
 //! - `backend`: the kind of deployment; the only file that chooses between the next two
 //! - `single`, `cluster`: one server for all writes, or one for each slot. Both have files of the
 //!   same names
@@ -18,6 +19,9 @@
 //! - `checkpoints`: how workers notice that Redis lost writes, and the state of heals
 //! - `workers`, `secret`, `eviction`: worker reports, the signing secret, the eviction policy
 //! - `script`, `side_keys`, `slot`: Lua scripts, names of our own keys, slots
+//!
+//! A file such as `lease` has the types and the commands of its subject. Its file `lease/calls` has
+//! the methods of [`Cache`] that send them. So the backends need no `Cache`.
 //!
 //! Rules and events are not known here: a [`Plan`](crate::plan::Plan) comes resolved.
 
@@ -32,6 +36,7 @@ mod claim;
 mod cluster;
 mod commands;
 mod connection_state;
+mod context;
 mod error_text;
 mod eviction;
 mod failure;
@@ -78,29 +83,17 @@ use redis::{Cmd, Value};
 
 use crate::config::RedisConfig;
 use backend::Backend;
-use checkpoints::OwnCheckpoints;
+use context::Context;
 
 /// Client of the Redis server or cluster that holds the cache.
 #[derive(Debug)]
 pub struct Cache {
     backend: Backend,
-    tag_prefix: String,
-    fence_ttl_ms: i64,
-    served_stale_ms: i64,
-    aside_filled_for: Duration,
+    context: Context,
+    /// Name of the hash of worker reports.
     workers: String,
-    /// Names of the hashes of checkpoints.
-    checkpoint_hashes: Vec<String>,
-    id: String,
-    own_checkpoints: OwnCheckpoints,
-    second_deletes: String,
-    heals_beside: bool,
     refuses_eviction: bool,
 }
-
-/// Default maximum time for which an old value is readable while a new one loads. It covers the
-/// default retry schedule, with a reserve.
-const SERVED_STALE: Duration = Duration::from_secs(15 * 60);
 
 impl Cache {
     /// Checks the settings. It sends nothing: the first [`probe`](Self::probe) connects.
@@ -109,19 +102,11 @@ impl Cache {
     /// The mode is not supported, or a URL or a PEM text is not usable.
     pub fn connect(config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
         let backend = Backend::new(config, queue)?;
-        let checkpoint_hashes = backend.checkpoint_hashes(queue);
+        let hashes = backend.checkpoint_hashes(queue);
         Ok(Self {
             backend,
-            tag_prefix: config.tag_prefix.clone(),
-            fence_ttl_ms: lifetime::millis(config.fence_ttl),
-            served_stale_ms: lifetime::millis(SERVED_STALE),
-            aside_filled_for: aside::FILLED_FOR,
+            context: Context::new(config, queue, new_token(), hashes),
             workers: side_keys::workers(queue),
-            id: new_token(),
-            own_checkpoints: OwnCheckpoints::new(checkpoint_hashes.len()),
-            checkpoint_hashes,
-            second_deletes: side_keys::second_deletes(queue),
-            heals_beside: false,
             refuses_eviction: false,
         })
     }
@@ -129,8 +114,9 @@ impl Cache {
     /// Sets the maximum time for which an old value is readable while a new one loads (`stale:
     /// serve`). It holds even if the load fails.
     #[must_use]
-    pub fn serving_stale_for(self, longest: Duration) -> Self {
-        Self { served_stale_ms: lifetime::millis(longest), ..self }
+    pub fn serving_stale_for(mut self, longest: Duration) -> Self {
+        self.context.served_stale_ms = lifetime::millis(longest);
+        self
     }
 
     /// Sets whether a [`probe`](Self::probe) fails while Redis may evict keys.
@@ -142,8 +128,9 @@ impl Cache {
     /// Prepares for heals beside live workers. These have a lock and a progress of their own, and
     /// their batches write no checkpoints.
     #[must_use]
-    pub fn healing_beside(self) -> Self {
-        Self { heals_beside: true, ..self }
+    pub fn healing_beside(mut self) -> Self {
+        self.context.heals_beside = true;
+        self
     }
 
     /// Returns another connection for the same kind of heal. It keeps this one's lock.
@@ -151,15 +138,17 @@ impl Cache {
     /// # Errors
     /// As for [`connect`](Self::connect).
     pub fn for_keeper(&self, config: &RedisConfig, queue: &str) -> Result<Self, CacheError> {
-        Self::connect(config, queue)
-            .map(|keeper| Self { heals_beside: self.heals_beside, ..keeper })
+        let mut keeper = Self::connect(config, queue)?;
+        keeper.context.heals_beside = self.context.heals_beside;
+        Ok(keeper)
     }
 
     /// Sets how long tag maintenance fills one set of members that are set aside. The second look
     /// comes after twice that time.
     #[must_use]
-    pub fn setting_aside_for(self, filled_for: Duration) -> Self {
-        Self { aside_filled_for: filled_for, ..self }
+    pub fn setting_aside_for(mut self, filled_for: Duration) -> Self {
+        self.context.aside_filled_for = filled_for;
+        self
     }
 
     /// Checks that Redis answers, has loaded its data and takes writes. Connects if there is no
@@ -182,11 +171,7 @@ impl Cache {
 
     /// Returns the prefix of the names of tags' sets (`UNSTALE_TAG_PREFIX`).
     pub fn tag_prefix(&self) -> &str {
-        &self.tag_prefix
-    }
-
-    fn tag_set(&self, tag: &str) -> String {
-        [&self.tag_prefix, tag].concat()
+        &self.context.tag_prefix
     }
 
     /// Gives the connection up, so that nothing more is sent before the next probe.

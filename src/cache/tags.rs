@@ -7,17 +7,18 @@
 //! The record belongs to the tag: workers of another queue that invalidate the same tag also wait
 //! for its drains.
 
+mod calls;
+
 use std::time::Duration;
 
 use redis::{Cmd, Value};
-use tokio_util::sync::CancellationToken;
 
-use super::answer::members;
+use super::context::Context;
 use super::failure::{self, CommandError};
+use super::lifetime;
 use super::lifetime::LONGEST_LEASE;
 use super::script::{INVALIDATE_TAGS, Sent};
 use super::side_keys::{ASIDES, DRAINING_TAGS, Kind, SEQUENCE, side_key};
-use super::{Cache, lifetime};
 
 /// Number of members that one step deletes: a few milliseconds of Redis' time at most.
 pub(super) const SLICE: usize = 500;
@@ -55,7 +56,7 @@ pub struct Invalidated {
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
-    /// True if members are left for [`Cache::drain_tag`].
+    /// True if members are left for [`Cache::drain_tag`](super::Cache::drain_tag).
     pub draining: bool,
 }
 
@@ -74,15 +75,7 @@ pub struct Drained {
     pub complete: bool,
 }
 
-impl Cache {
-    /// Invalidates a tag as a batch would.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses.
-    pub async fn invalidate_tag(&self, tag: &str) -> Result<Invalidated, CommandError> {
-        self.backend.invalidate_tag(self, tag).await
-    }
-
+impl Context {
     /// Returns a call that invalidates tags, until they have `members` members together.
     pub(super) fn invalidation(&self, tags: &[&str], members: usize, sent: &mut Sent) -> Cmd {
         let mut keys = vec![SEQUENCE.to_vec(), DRAINING_TAGS.to_vec(), ASIDES.to_vec()];
@@ -96,107 +89,6 @@ impl Cache {
         command.arg(BYTES_AT_ONCE).arg(members * BYTES_PER_MEMBER).arg(&self.tag_prefix);
         command
     }
-
-    /// Deletes the members that invalidations of a tag have detached so far, whichever worker
-    /// detached them. Calls `progress` after each slice with the keys that existed and the keys
-    /// that were gone.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses. The rest stays recorded.
-    pub async fn drain_tag(
-        &self,
-        tag: &str,
-        cancel: &CancellationToken,
-        progress: impl FnMut(u64, u64) + Send,
-    ) -> Result<Drained, CommandError> {
-        self.drain(self.tag_set(tag).as_bytes(), cancel, progress).await
-    }
-
-    /// Deletes the members that invalidations of any tag have detached and nobody has finished.
-    ///
-    /// # Errors
-    /// An outage, or Redis refuses. The rest stays recorded.
-    pub async fn drain_all(
-        &self,
-        cancel: &CancellationToken,
-        mut progress: impl FnMut(u64, u64) + Send,
-    ) -> Result<Drained, CommandError> {
-        let mut all = Drained { complete: true, ..Drained::default() };
-        for set in self.texts("SMEMBERS", arguments("SMEMBERS", &[DRAINING_TAGS])).await? {
-            let drained = self.drain(&set, cancel, &mut progress).await?;
-            all.existed += drained.existed;
-            all.gone += drained.gone;
-            all.lost += drained.lost;
-            all.complete &= drained.complete;
-        }
-        Ok(all)
-    }
-
-    async fn drain(
-        &self,
-        set: &[u8],
-        cancel: &CancellationToken,
-        mut progress: impl FnMut(u64, u64) + Send,
-    ) -> Result<Drained, CommandError> {
-        let record = side_key(Kind::Drain, set);
-        let mut drained = Drained { complete: true, ..Drained::default() };
-        for number in self.drains(set, &record).await? {
-            let (mut cursor, mut left, mut has_long) = (0, true, false);
-            while left {
-                if cancel.is_cancelled() {
-                    return Ok(Drained { complete: false, ..drained });
-                }
-                let [next, existed, gone, more, lost, own, long] =
-                    self.backend.drain_slice(self, set, &number, cursor).await?;
-                drained.existed += existed;
-                drained.gone += gone;
-                drained.lost += lost;
-                if own > 0 {
-                    warn_of_own_members(&String::from_utf8_lossy(set));
-                }
-                has_long |= long > 0;
-                progress(existed, gone);
-                (cursor, left) = (next, more == 1);
-            }
-            if has_long {
-                warn_of_long_members(&String::from_utf8_lossy(set));
-            }
-        }
-        Ok(drained)
-    }
-
-    /// Returns the numbers of a tag's drains. The number of its last invalidation is always among
-    /// them: Redis may have evicted the record, but not the set that was detached.
-    async fn drains(&self, set: &[u8], record: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
-        let mut numbers = self.texts("SMEMBERS", arguments("SMEMBERS", &[record])).await?;
-        // Readers may write to the generation: it may have another type, or hold anything.
-        match self.call("GET", arguments("GET", &[&side_key(Kind::Generation, set)])).await {
-            Ok(Value::BulkString(last))
-                if sequence_number(&last).is_some() && !numbers.contains(&last) =>
-            {
-                numbers.push(last);
-            }
-            Err(CommandError::Outage(outage)) => return Err(outage.into()),
-            _ => {}
-        }
-        if numbers.is_empty() {
-            // No drain has this number. Draining it removes the tag from the list.
-            numbers.push(b"0".to_vec());
-        }
-        Ok(numbers)
-    }
-
-    pub(super) async fn texts(
-        &self,
-        name: &str,
-        command: Cmd,
-    ) -> Result<Vec<Vec<u8>>, CommandError> {
-        // RESP3 has sets, RESP2 has not.
-        let (Value::Array(items) | Value::Set(items)) = self.call(name, command).await? else {
-            return Err(unexpected());
-        };
-        Ok(members(items))
-    }
 }
 
 /// Returns the number of the sequence that a text holds, or `None` if another program wrote it.
@@ -205,14 +97,6 @@ pub(super) fn sequence_number(text: &[u8]) -> Option<u64> {
     let is_number = text.len() <= 16 && text.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(text).ok()?.parse().ok()?;
     (is_number && number < 1 << 52).then_some(number)
-}
-
-fn arguments(name: &str, arguments: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd(name);
-    for argument in arguments {
-        command.arg(argument);
-    }
-    command
 }
 
 /// Result of a call with several tags, by their places in it.

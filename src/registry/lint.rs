@@ -40,6 +40,7 @@ pub(super) fn check_paths<'p>(
     paths: impl Iterator<Item = &'p Path>,
     schema: Option<&Value>,
     role: Role,
+    in_each: bool,
     report: &mut Report<'_>,
 ) {
     let Some(schema) = schema else { return };
@@ -51,13 +52,7 @@ pub(super) fn check_paths<'p>(
                 Code::FieldUndeclared,
                 at,
                 format!("`data` does not declare `{}`", path.text()),
-                match role {
-                    Role::Expression => "declare it under `properties`, or correct its name",
-                    Role::Key | Role::Name | Role::Other => {
-                        "declare it under `properties`, correct its name, \
-                         or write {name?} if it may be absent"
-                    }
-                },
+                help_undeclared(path, role, in_each),
             ),
             Finding::NotRequired if role != Role::Expression => report.warn(
                 Code::FieldOptional,
@@ -77,6 +72,24 @@ pub(super) fn check_paths<'p>(
             Finding::NotRequired | Finding::FreeText | Finding::Fine => {}
         }
     }
+}
+
+/// Returns how to correct a path that the schema does not declare. In a rule with `each`, the path
+/// may mean a field of the element.
+fn help_undeclared(path: &Path, role: Role, in_each: bool) -> String {
+    let field = path.text().strip_prefix("data.").unwrap_or(path.text());
+    let is_expression = role == Role::Expression;
+    let element = match (in_each, is_expression) {
+        (false, _) => String::new(),
+        (true, true) => format!("write item.{field} for a field of the element, "),
+        (true, false) => format!("write {{item.{field}}} for a field of the element, "),
+    };
+    let correct = if is_expression {
+        "declare it under `properties`, or correct its name"
+    } else {
+        "declare it under `properties`, correct its name, or write {name?} if it may be absent"
+    };
+    element + correct
 }
 
 /// Warns of placeholders of other languages. Here `{{id}}` is the literal text `{id}`, and `${id}`

@@ -7,29 +7,27 @@
 //! - [`Settled`]: the broker has confirmed each republished message. Only this state returns the
 //!   tags to acknowledge.
 
+mod settle;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use tracing::{debug, error};
 
 use super::account::Charge;
-use super::acknowledgement::JustSettled;
 use super::gate::Gate;
 use super::in_flight::Taken;
 use super::intake::Request;
 use super::live::Live;
-use super::republish::{self, Order, Publisher};
-use crate::broker::{Delivery, SessionEnded, Tag};
+use crate::broker::Delivery;
 use crate::cache::{Cache, Outage};
 use crate::causes::Explain;
-use crate::event::Reading;
-use crate::plan::{self, EffectOutcome, EffectRef, EventOutcome, SettlePolicy, Settlement, settle};
+use crate::plan::{self, EffectOutcome, EffectRef};
 use crate::reason::Reason;
-use crate::registry::{Action, Matched};
-use crate::telemetry::{EffectLog, Metrics};
+use crate::registry::Action;
+
+pub(super) use settle::Settler;
 
 /// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
@@ -104,15 +102,6 @@ pub(super) struct Settled {
 
 /// The unfinished effects, by event, in order of position.
 type Unfinished = BTreeMap<u32, Vec<(u32, EffectOutcome)>>;
-
-/// Everything that the settlement of a lane's batches needs.
-#[derive(Debug)]
-pub(super) struct Settler<'s> {
-    pub(super) policy: &'s SettlePolicy,
-    pub(super) publisher: &'s Publisher<'s>,
-    pub(super) metrics: &'s Metrics,
-    pub(super) reading: Reading,
-}
 
 impl Contents {
     /// Returns the outcome, with the name of the effect's rule in its message.
@@ -395,124 +384,5 @@ impl Applied {
     pub(super) fn again(self) -> Resolved {
         let outages = Outages { was_tried: true, ..Outages::default() };
         Resolved { contents: self.contents, outages }
-    }
-
-    /// Publishes messages for everything that is unfinished, waits for their confirmations, and
-    /// updates the metrics.
-    pub(super) async fn settle(self, settler: &Settler<'_>) -> Result<Settled, SessionEnded> {
-        let Self { contents, unfinished } = self;
-        let mut orders = Vec::new();
-        let mut outcomes = Vec::with_capacity(contents.requests.len());
-        for (event, (request, delivery)) in
-            (0_u32..).zip(contents.requests.iter().zip(&contents.taken.deliveries))
-        {
-            let rest = rest(&unfinished, event);
-            let Settlement { republish: copies, outcome } = match &request.verdict {
-                Some(verdict) => verdict.clone(),
-                None => settle(
-                    settler.policy,
-                    &request.resolution,
-                    request.only.as_deref(),
-                    rest,
-                    request.attempts_before,
-                ),
-            };
-            outcomes.push(outcome);
-            orders.extend(copies.into_iter().map(|order| Order {
-                delivery,
-                arrived_after: contents.taken.bound_of(delivery),
-                is_unread: request.is_unread,
-                is_unknown: request.verdict.is_none()
-                    && request.resolution.matched == Matched::Unknown,
-                order,
-            }));
-        }
-        let has_republished = !orders.is_empty();
-        if has_republished {
-            settler.publisher.publish(&contents.live, &orders).await?;
-        }
-        drop(orders);
-        contents.taken.settled();
-        settler.count(&contents, &outcomes, &unfinished);
-        Ok(Settled { contents, has_republished })
-    }
-}
-
-impl Settler<'_> {
-    fn count(&self, contents: &Contents, outcomes: &[EventOutcome], unfinished: &Unfinished) {
-        let metrics = &contents.live.metrics;
-        let now = Timestamp::now();
-        let log = EffectLog::get(contents.live.registry.digest());
-        for (event, (request, outcome)) in (0_u32..).zip(contents.requests.iter().zip(outcomes)) {
-            metrics.event(request.resolution.matched, *outcome);
-            let rest = rest(unfinished, event);
-            for (position, effect) in (0_u32..).zip(&request.resolution.effects) {
-                if request.asks_for(position)
-                    && rest.binary_search_by_key(&position, |(position, _)| *position).is_err()
-                {
-                    metrics.effects(effect.rule, 1);
-                    if let Some(log) = &log {
-                        let message = contents.taken.deliveries[event as usize].message();
-                        let read = republish::decoded(&message, self.reading);
-                        let rule = &contents.live.registry.rules()[effect.rule.0 as usize].name;
-                        log.took_effect(effect, rule, read.as_ref().map(|event| &*event.id));
-                    }
-                }
-            }
-            if request.resolution.violations > 0 {
-                metrics.violations(request.resolution.matched, request.resolution.violations);
-            }
-            if *outcome == EventOutcome::Applied
-                && let Some(lag) = request.happened_at.and_then(|happened_at| lag(happened_at, now))
-            {
-                self.metrics.event_to_applied(lag);
-            }
-        }
-    }
-}
-
-impl Settled {
-    /// Returns the newest delivery's tag. Acknowledging through it acknowledges the batch.
-    pub(super) fn last_tag(&self) -> Option<Tag> {
-        self.contents.taken.deliveries.last().map(Delivery::tag)
-    }
-
-    /// Returns the tag of each delivery.
-    pub(super) fn tags(&self) -> impl Iterator<Item = Tag> + '_ {
-        self.contents.taken.deliveries.iter().map(Delivery::tag)
-    }
-
-    /// Returns what decides when it is acknowledged.
-    pub(super) fn summary(&self) -> JustSettled {
-        JustSettled {
-            through: self.last_tag(),
-            deliveries: self.contents.taken.deliveries.len(),
-            has_republished: self.has_republished,
-        }
-    }
-}
-
-/// Returns how long ago an event happened. Returns `None` if the publisher's clock is ahead and the
-/// time is therefore unknown.
-fn lag(happened_at: Timestamp, now: Timestamp) -> Option<Duration> {
-    now.duration_since(happened_at).try_into().ok()
-}
-
-/// Returns the unfinished effects of an event, in order of position.
-fn rest(unfinished: &Unfinished, event: u32) -> &[(u32, EffectOutcome)] {
-    unfinished.get(&event).map_or(&[], Vec::as_slice)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_from_the_future_has_no_lag() {
-        let at = |millis| Timestamp::from_millisecond(millis).unwrap();
-        assert_eq!(lag(at(1_000), at(3_500)), Some(Duration::from_millis(2_500)));
-        assert_eq!(lag(at(1_000), at(1_000)), Some(Duration::ZERO));
-        assert_eq!(lag(at(1_001), at(1_000)), None);
-        assert_eq!(lag(Timestamp::MAX, Timestamp::MIN), None);
     }
 }

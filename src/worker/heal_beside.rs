@@ -204,7 +204,7 @@ async fn perform(
         None => ("other workers healed by other rules than ours", "rules"),
     };
     let is_rest = !only_rules.is_empty();
-    let progress = marks.take_over_progress(cache, work.from, &format!("{name} {digest}"));
+    let progress = cache.take_over_progress(marks, work.from, &format!("{name} {digest}"));
     let (from, began) = (progress.from, Instant::now());
     let mut guard = HealGuard::begin(config, cache, progress);
     guard.confirm_deaths().await.map_err(|outage| outage.in_full())?;

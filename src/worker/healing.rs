@@ -249,7 +249,7 @@ impl<'s> Healer<'s> {
             || matches!(inspector.queue(&inspector.names().history).await?, QueueState::Missing);
         inspector.close().await;
         let live = registry.load_full();
-        let progress = marks.take_over_progress(cache, from(marks), &live.resolution_digest);
+        let progress = cache.take_over_progress(marks, from(marks), &live.resolution_digest);
         let doubt = marks.doubt();
         let (from, goes_on) = (progress.from, progress.applied_to);
         let is_new_broker = state.is_first_ever().await;

@@ -11,7 +11,7 @@
 //! - It waits in a queue after its first publication. The last look that saw the queue empty is
 //!   older than the event.
 //! - It waits in a queue after it was requeued or republished. The worker that let go of it covers
-//!   it until the queue was seen empty, and for [`OVERLAP`] more. By then, the worker that received
+//!   it until the queue was seen empty, and for [`OVERLAP`](state::OVERLAP) more. By then, the worker that received
 //!   it has recorded it.
 //!
 //! [`UnreadDeliveries`]: super::unread_deliveries::UnreadDeliveries
@@ -26,27 +26,21 @@
 //! - For a redelivered message: the lowest low watermark of all workers. It includes that of the
 //!   worker that had the message before.
 
-use std::collections::{BTreeMap, VecDeque};
+mod state;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub(super) use state::Look;
+
 use crate::broker::{Delivery, LaneName};
 use crate::cache::LowWatermark;
 use crate::event::Provenance;
 use crate::telemetry::Metrics;
-
-/// Time for which the previous holder still covers an event after the queue was seen empty. The
-/// worker that received the event covers it within seconds.
-const OVERLAP: Duration = Duration::from_secs(120);
-
-/// Maximum time after a look until every delivery that the broker sent before its answer is here.
-const UNDER_WAY: Duration = Duration::from_secs(1);
-
-/// Maximum time by which an event may be in the history before it is in its queue.
-const QUEUE_LAG: Duration = Duration::from_secs(60);
+use state::{Entry, Queue, State};
 
 /// Time after the last delivery during which the end of the history is still sampled.
 const SAMPLED_FOR: Duration = Duration::from_secs(90);
@@ -62,66 +56,6 @@ struct Inner {
     looked: Notify,
     since: Instant,
     metrics: Metrics,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Bound for messages delivered for the first time: they arrived after it.
-    quiet: LowWatermark,
-    /// The start of a newer look that saw no message waiting, and when it was answered. It replaces
-    /// `quiet` once no earlier delivery is unread.
-    quieter: Option<(LowWatermark, Instant)>,
-    /// The lowest low watermark of all workers, as of the last tick.
-    lowest: LowWatermark,
-    /// The events that earlier workers left unapplied, unless a heal has applied them since.
-    inherited: Option<LowWatermark>,
-    next: u64,
-    /// The ledger of the deliveries in flight, in order of arrival.
-    in_flight: BTreeMap<u64, Entry>,
-    /// Deliveries that this worker let go of. The key is the queue that they went to, and the
-    /// second by which they have left the retry queues.
-    let_go: BTreeMap<(Queue, u64), LetGo>,
-    /// Offsets shortly before the history's end, and when they were sampled, oldest first.
-    samples: VecDeque<(Instant, u64)>,
-    /// When deliveries were last taken.
-    taken_at: Option<Instant>,
-}
-
-/// Deliveries in flight that arrived together.
-#[derive(Debug)]
-struct Entry {
-    /// A bound for the arrival of the earliest event.
-    bound: LowWatermark,
-    /// When a lane handed them out. `None` while they are unread.
-    arrived: Option<SystemTime>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Queue {
-    Main,
-    Slow,
-}
-
-/// A look at the queues.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
-    /// When it began, by the clock.
-    pub(super) began: SystemTime,
-    /// True if nothing waited in the main queue.
-    pub(super) main_empty: bool,
-    /// True if nothing waited in the slow queue.
-    pub(super) slow_empty: bool,
-    /// Since when no retry queue has held a message, as far as that is reliable.
-    pub(super) retries_empty_since: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct LetGo {
-    bound: LowWatermark,
-    /// When a delivery was last let go of.
-    since: Instant,
-    /// When the queue was first seen empty after the deliveries had left the retry queues.
-    seen_empty: Option<Instant>,
 }
 
 /// The bounds for deliveries that were taken at one moment.
@@ -375,92 +309,6 @@ impl Watermark {
 
     fn second(&self, delay: Duration) -> u64 {
         (self.0.since.elapsed() + delay).as_secs()
-    }
-}
-
-impl State {
-    fn oldest_unsettled(&self) -> Option<SystemTime> {
-        self.in_flight.values().find_map(|entry| entry.arrived)
-    }
-
-    fn lowest_bound(&mut self, now: Instant) -> LowWatermark {
-        self.let_go.retain(|_, gone| {
-            gone.seen_empty.is_none_or(|seen| now.duration_since(seen) < OVERLAP)
-        });
-        let others = (self.in_flight.values().map(|entry| entry.bound))
-            .chain(self.let_go.values().map(|gone| gone.bound));
-        others.fold(self.quiet, LowWatermark::lower)
-    }
-
-    fn sampled(&mut self, now: Instant, offset: u64) -> bool {
-        let is_another = self.samples.back().is_some_and(|(_, newest)| offset < *newest);
-        if is_another {
-            // The stream was deleted and another one began: offsets of the old one have no meaning.
-            self.samples.clear();
-            let held = (self.in_flight.values_mut().map(|entry| &mut entry.bound))
-                .chain(self.let_go.values_mut().map(|gone| &mut gone.bound));
-            held.chain([&mut self.quiet, &mut self.lowest])
-                .for_each(|bound| bound.offset = Some(0));
-            self.quieter = None;
-        }
-        self.samples.push_back((now, offset));
-        // One sample that is old enough suffices.
-        while self.samples.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= QUEUE_LAG) {
-            self.samples.pop_front();
-        }
-        is_another
-    }
-
-    /// Returns a lower bound of the offsets of events that reach the queue from now on.
-    fn end_before_lag(&self, now: Instant) -> Option<u64> {
-        let old = self.samples.iter().rev().find(|(at, _)| now.duration_since(*at) >= QUEUE_LAG);
-        old.map(|(_, offset)| *offset).max(self.quiet.offset)
-    }
-
-    fn looked(&mut self, look: Look, second: u64, now: Instant) {
-        let Look { began, main_empty, slow_empty, retries_empty_since } = look;
-        let began_ms = began
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        if main_empty && self.quieter.is_none() {
-            self.quieter =
-                Some((LowWatermark { time_ms: began_ms, offset: self.end_before_lag(now) }, now));
-        }
-        for ((queue, back), gone) in &mut self.let_go {
-            let empty = match queue {
-                Queue::Main => main_empty,
-                Queue::Slow => slow_empty,
-            };
-            // A message that has left the retry queues is in another queue, or in flight.
-            let is_back =
-                *back < second || retries_empty_since.is_some_and(|since| gone.since < since);
-            if empty && is_back {
-                gone.seen_empty.get_or_insert(now);
-            }
-        }
-    }
-
-    fn all_read(&mut self, now: Instant) {
-        if let Some((quiet, answered)) = self.quieter
-            && now.duration_since(answered) >= UNDER_WAY
-        {
-            self.quiet = LowWatermark {
-                time_ms: quiet.time_ms.max(self.quiet.time_ms),
-                offset: quiet.offset.max(self.quiet.offset),
-            };
-            self.quieter = None;
-        }
-    }
-
-    fn let_go(&mut self, queue: Queue, back: u64, bound: LowWatermark) {
-        let now = Instant::now();
-        let gone = self.let_go.entry((queue, back)).or_insert(LetGo {
-            bound,
-            since: now,
-            seen_empty: None,
-        });
-        (gone.bound, gone.since) = (gone.bound.lower(bound), now);
-        gone.seen_empty = None;
     }
 }
 

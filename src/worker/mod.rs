@@ -1,7 +1,8 @@
 //! The worker: its start and its end.
 //!
 //! The path of a delivery, in reading order:
-//! - `supervisor`: opens sessions with RabbitMQ, and runs both lanes on each.
+//! - `supervisor`: opens sessions with RabbitMQ. `both_lanes` runs the lanes of each, and
+//!   `session_tasks` runs beside them.
 //! - `main_lane`: collects deliveries into batches. `slow_lane` and `slow_delivery`: one by one.
 //! - `pipeline`: the steps of a lane. `shared` holds what both lanes share, `live` the registry.
 //! - `in_flight`: takes deliveries. `intake` and `resolver` turn them into requests, within the
@@ -35,6 +36,7 @@
 mod account;
 mod acknowledgement;
 mod batch;
+mod both_lanes;
 mod broker_identity;
 mod broker_objects;
 mod census;
@@ -66,6 +68,7 @@ mod resolution_digest;
 mod resolver;
 mod samples;
 mod second_delete;
+mod session_tasks;
 mod shared;
 mod slow_delivery;
 mod slow_lane;

@@ -1,50 +1,27 @@
 //! Runs sessions with RabbitMQ, one after another. A broken session is never repaired: the
 //! supervisor builds a new one.
 
-use std::convert::Infallible;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::heal_state::HealState;
-use super::lane_end::{LaneEnd, Until};
-use super::live::CurrentRegistry;
-use super::low_watermark::Look;
-use super::pipeline::Pipeline;
-use super::prefetch_ramp::PrefetchRamp;
+use super::lane_end::LaneEnd;
 use super::republish::Publisher;
 use super::shared::Shared;
-use super::suspected_poison::{self, SuspectedPoison, WoundDown};
-use super::yielding::Yielding;
-use super::{broker_objects, census, heal_record, main_lane, slow_lane};
+use super::{both_lanes, broker_objects, census, heal_record, session_tasks};
 use crate::backoff::Backoff;
 use crate::broker::{
-    BrokerError, DeletionSeen, Lane, LaneName, Looker, RECONNECT_PAUSES, Session, SessionEnded,
-    SessionWatch, Start, Waiting,
+    BrokerError, DeletionSeen, LaneName, RECONNECT_PAUSES, Session, SessionEnded, Start,
 };
 use crate::cache::CommandError;
 use crate::causes::{Cause, Explain, chain};
-use crate::http::Readiness;
-use crate::telemetry::{Metrics, mentioned_if_slow};
+use crate::telemetry::mentioned_if_slow;
 
 /// Minimum time that a session lasts before its end resets the back-off. A shorter session may end
 /// again at once.
 const PROVEN: Duration = Duration::from_secs(30);
-
-/// Time the slow lane waits in a new session after an unreadable message ended the last one. The
-/// new session may end the same way, and each end counts against the delivery limit of everything
-/// in flight.
-const CAREFUL: Duration = Duration::from_secs(5);
-
-/// Time between two looks at the queues.
-const LOOKS: Duration = Duration::from_secs(1);
-
-/// Minimum time that all retry queues must look empty. It exceeds RabbitMQ's election of a quorum
-/// queue's leader, in which the queue reports no messages.
-const BELIEVED_EMPTY: Duration = Duration::from_secs(30);
 
 /// Time between two attempts to read the signing secret that Redis refuses.
 const SECRET_PAUSE: Duration = Duration::from_secs(5);
@@ -280,11 +257,11 @@ impl<'s> Supervisor<'s> {
         info!(queue = session.names().main, "consuming");
         let (mut watch, alarms) = (session.watch(), session.watch());
         let end = tokio::select! {
-            end = lanes(shared, (&mut main, main_pipeline), (&mut slow, slow_pipeline), careful, stop) => end,
+            end = both_lanes::run(shared, (&mut main, main_pipeline), (&mut slow, slow_pipeline), careful, stop) => end,
             ended = watch.ended() => Err(ended),
-            ended = bind(&shared.registry, session) => Err(ended),
-            never = log_alarms(&shared.metrics, alarms) => match never {},
-            never = look(&shared.heal_state, &shared.waiting, session.looker()) => match never {},
+            ended = session_tasks::bind(&shared.registry, session) => Err(ended),
+            never = session_tasks::log_alarms(&shared.metrics, alarms) => match never {},
+            never = session_tasks::look(&shared.heal_state, &shared.waiting, session.looker()) => match never {},
             never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
         };
         for lane in [&mut main, &mut slow] {
@@ -316,101 +293,6 @@ impl Drop for Supervisor<'_> {
     }
 }
 
-/// Runs both lanes until a stop is requested or Redis was away too long. Starts them again each
-/// time they wound down for suspected poison messages.
-async fn lanes(
-    shared: &Shared,
-    (main, main_pipeline): (&mut Lane, Pipeline<'_>),
-    (slow, slow_pipeline): (&mut Lane, Pipeline<'_>),
-    careful: bool,
-    stop: &CancellationToken,
-) -> Result<LaneEnd, SessionEnded> {
-    let mut window = PrefetchRamp::new(&shared.config.amqp, careful);
-    let mut slow_after = if careful { CAREFUL } else { Duration::ZERO };
-    loop {
-        let (wind_down, yielding) = (stop.child_token(), Yielding::default());
-        let mut in_main = SuspectedPoison::new(&wind_down);
-        let end = both(
-            &shared.readiness,
-            main_lane::run(shared, main, main_pipeline, window, &yielding, stop, &mut in_main),
-            slow_side(
-                slow,
-                slow_pipeline,
-                (shared.slow_prefetch(), slow_after),
-                &yielding,
-                Until { no_more: &wind_down, stop },
-            ),
-        )
-        .await?;
-        if end == LaneEnd::GaveBack || !in_main.any() {
-            return Ok(end);
-        }
-        let lanes = [
-            WoundDown {
-                name: LaneName::Main,
-                lane: &mut *main,
-                pipeline: main_pipeline,
-                suspects: in_main.into_found(),
-            },
-            WoundDown {
-                name: LaneName::Slow,
-                lane: &mut *slow,
-                pipeline: slow_pipeline,
-                suspects: Vec::new(),
-            },
-        ];
-        let until = Until { no_more: stop, stop };
-        let end = tokio::select! {
-            end = suspected_poison::handle(lanes, until) => end?,
-            never = beat(&shared.readiness) => match never {},
-        };
-        if end == LaneEnd::GaveBack || stop.is_cancelled() {
-            return Ok(end);
-        }
-        (window, slow_after) = (PrefetchRamp::new(&shared.config.amqp, true), Duration::ZERO);
-    }
-}
-
-/// Runs the slow lane until it must wind down. Handles each suspected poison message that it finds
-/// alone in this lane.
-async fn slow_side(
-    lane: &mut Lane,
-    pipeline: Pipeline<'_>,
-    (prefetch, mut after): (u16, Duration),
-    yielding: &Yielding,
-    until: Until<'_>,
-) -> Result<LaneEnd, SessionEnded> {
-    loop {
-        let wind_down = until.no_more.child_token();
-        let mut found = SuspectedPoison::new(&wind_down);
-        let end = slow_lane::run(lane, pipeline, (prefetch, after), until, &mut found).await?;
-        if end == LaneEnd::GaveBack || !found.any() {
-            return Ok(end);
-        }
-        // The main lane winds down too, or keeps little in flight.
-        let _little = until.no_more.run_until_cancelled(yielding.ask()).await;
-        let lanes = [WoundDown {
-            name: LaneName::Slow,
-            lane: &mut *lane,
-            pipeline,
-            suspects: found.into_found(),
-        }];
-        let end = suspected_poison::handle(lanes, until).await?;
-        if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
-            return Ok(end);
-        }
-        after = Duration::ZERO;
-    }
-}
-
-/// Reports once a second that the loop runs; never returns.
-async fn beat(readiness: &Readiness) -> Infallible {
-    loop {
-        readiness.beat();
-        tokio::time::sleep(LOOKS).await;
-    }
-}
-
 /// Waits for Redis with a session that consumes nothing. Its queues exist and are bound, so that no
 /// event is lost during an outage. Returns false when a stop is requested.
 async fn redis_awaited(
@@ -424,8 +306,8 @@ async fn redis_awaited(
         biased;
         usable = stop.run_until_cancelled(redis_usable(shared, saw_deletion)) => Ok(usable.is_some()),
         ended = watch.ended() => Err(ended),
-        ended = bind(&shared.registry, session) => Err(ended),
-        ended = missing(session.looker()) => Err(ended),
+        ended = session_tasks::bind(&shared.registry, session) => Err(ended),
+        ended = session_tasks::missing(session.looker()) => Err(ended),
         never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
     }
 }
@@ -443,95 +325,5 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
                 tokio::time::sleep(SECRET_PAUSE).await;
             }
         }
-    }
-}
-
-/// Looks at the queues until one of them is missing. Without a consumer nothing else reports that.
-async fn missing(mut looker: Looker<'_>) -> SessionEnded {
-    while looker.waiting(false).await.is_some() {
-        tokio::time::sleep(LOOKS).await;
-    }
-    SessionEnded::new("a queue of ours is gone, or does not answer")
-}
-
-/// Binds the routing keys of each newer registry. Returns when that fails.
-async fn bind(registry: &CurrentRegistry, session: &Session) -> SessionEnded {
-    loop {
-        registry.replaced.notified().await;
-        let routing_keys = registry.load().registry.routing_keys().to_vec();
-        match session.bind(&routing_keys).await {
-            Ok(rebound) if rebound.left_bound.is_empty() => {
-                info!(added = ?rebound.added, "bound the registry's routing keys")
-            }
-            Ok(rebound) => warn!(
-                added = ?rebound.added, left_bound = ?rebound.left_bound,
-                "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
-            ),
-            Err(error) => return SessionEnded::new(Cause::new(error)),
-        }
-    }
-}
-
-/// Looks at the queues once a second; never returns.
-async fn look(state: &HealState, waiting: &AtomicU32, mut looker: Looker<'_>) -> Infallible {
-    // Retry queues have no consumers. During an election a queue with messages looks empty.
-    let mut retries_empty_since: Option<std::time::Instant> = None;
-    loop {
-        let (began, began_at) = (SystemTime::now(), std::time::Instant::now());
-        // An unanswered look does not show that a queue is empty.
-        if let Some(Waiting { main, slow, retries }) =
-            looker.waiting(state.watermark.waits_for_retries()).await
-        {
-            // This worker does not look at the queues of other workers' retry steps.
-            let are_all_empty =
-                retries == Some(0) && !state.knows_other_steps.load(Ordering::Relaxed);
-            retries_empty_since = are_all_empty.then(|| retries_empty_since.unwrap_or(began_at));
-            let believed = retries_empty_since.filter(|since| since.elapsed() >= BELIEVED_EMPTY);
-            state.watermark.looked(Look {
-                began,
-                main_empty: main.is_empty(),
-                slow_empty: slow.is_empty(),
-                retries_empty_since: believed,
-            });
-            waiting.store(main.ready, Ordering::Relaxed);
-        }
-        tokio::time::sleep(LOOKS).await;
-    }
-}
-
-/// Logs whenever the broker begins or ceases to accept messages; never returns.
-async fn log_alarms(metrics: &Metrics, mut watch: SessionWatch) -> Infallible {
-    loop {
-        let blocked = watch.blocked_changed().await;
-        metrics.set_paused("broker", blocked);
-        if blocked {
-            warn!(
-                "RabbitMQ blocked publishing (memory or disk alarm): retries and dead letters wait"
-            );
-        } else {
-            info!("RabbitMQ accepts publishing again");
-        }
-    }
-}
-
-/// Waits for both lanes. Returns at once the end of the first lane that did not end cleanly,
-/// otherwise the end of the slower lane.
-async fn both(
-    readiness: &Readiness,
-    main: impl Future<Output = Result<LaneEnd, SessionEnded>>,
-    slow: impl Future<Output = Result<LaneEnd, SessionEnded>>,
-) -> Result<LaneEnd, SessionEnded> {
-    tokio::pin!(main, slow);
-    let (first, main_is_first) = tokio::select! {
-        end = &mut main => (end?, true),
-        end = &mut slow => (end?, false),
-    };
-    match (first, main_is_first) {
-        (LaneEnd::GaveBack, _) => Ok(first),
-        (LaneEnd::Stopped, true) => tokio::select! {
-            end = slow => end,
-            never = beat(readiness) => match never {},
-        },
-        (LaneEnd::Stopped, false) => main.await,
     }
 }

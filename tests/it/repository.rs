@@ -1,5 +1,5 @@
 //! Statements of the repository about itself: the checks before a change, the packages, the Rust
-//! version that it needs, and the order among its source files.
+//! version that it needs, and what its source files may use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -199,103 +199,18 @@ fn no_two_public_types_have_one_name() {
     assert!(places.len() > 100, "{} public types", places.len());
 }
 
-/// Returns the paths that a text begins with: one, or those of a list in braces.
-fn outermost(text: &str) -> impl Iterator<Item = &str> {
-    let is_list = text.starts_with('{');
-    let mut depth = 0;
-    let end = text.find(|c: char| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        depth <= 0 && !(c.is_alphanumeric() || c == '_' || c == ':')
-    });
-    let paths = text[..end.unwrap_or(text.len())].trim_start_matches('{');
-    let mut depth = 0;
-    paths.split(move |c: char| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        is_list && depth == 0 && c == ','
-    })
-}
-
-/// Returns the modules of a folder that each of its modules uses. A file and its folder of the same
-/// name are one module, and the file `mod.rs` is none.
-fn uses(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
-    let mut codes = BTreeMap::<String, String>::new();
-    for path in sources(folder) {
-        let inside = path.strip_prefix(&root).unwrap().with_extension("");
-        let module = inside.iter().next().unwrap().to_str().unwrap();
-        if module != "mod" {
-            codes.entry(module.to_owned()).or_default().push_str(&code(&path));
-        }
-    }
-    let from = [String::from("super::"), format!("crate::{folder}::")];
-    let names = |code: &str, module: &str| {
-        from.iter().flat_map(|from| code.split(from.as_str()).skip(1)).any(|after| {
-            outermost(after).any(|path| path.split("::").next().unwrap().trim() == module)
-        })
-    };
-    codes
-        .iter()
-        .map(|(user, code)| {
-            let used = codes.keys().filter(|module| *module != user && names(code, module));
-            (user.clone(), used.cloned().collect())
-        })
-        .collect()
-}
-
-/// Returns a circle in the graph, if there is one.
-fn circle(uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
-    fn from(
-        at: &str,
-        path: &mut Vec<String>,
-        done: &mut BTreeSet<String>,
-        uses: &BTreeMap<String, BTreeSet<String>>,
-    ) -> Option<Vec<String>> {
-        if let Some(begin) = path.iter().position(|module| module == at) {
-            return Some(path[begin..].to_vec());
-        }
-        if done.contains(at) {
-            return None;
-        }
-        path.push(at.to_owned());
-        let found = uses[at].iter().find_map(|used| from(used, path, done, uses));
-        path.pop();
-        done.insert(at.to_owned());
-        found
-    }
-    let mut done = BTreeSet::new();
-    uses.keys().find_map(|module| from(module, &mut Vec::new(), &mut done, uses))
-}
-
-#[test]
-fn no_circle_exists_between_the_files_side_by_side_in_cache() {
-    {
-        let folder = "cache";
-        let uses = uses(folder);
-        let arrows: usize = uses.values().map(BTreeSet::len).sum();
-        assert!(arrows > uses.len(), "src/{folder}: {arrows} uses among {} files", uses.len());
-        assert_eq!(circle(&uses), None, "src/{folder}");
-    }
-    let paths = |text| outermost(text).map(str::trim).collect::<Vec<_>>();
-    assert_eq!(paths("a::B;\nuse super::c"), ["a::B"]);
-    assert_eq!(paths("{a::{B, C}, d, e::{self}};\nuse x::{y}"), ["a::{B, C}", "d", "e::{self}"]);
-    let of = |pairs: &[(&str, &str)]| {
-        let mut uses = BTreeMap::<String, BTreeSet<String>>::new();
-        for (user, used) in pairs {
-            uses.entry((*used).to_owned()).or_default();
-            uses.entry((*user).to_owned()).or_default().insert((*used).to_owned());
-        }
-        uses
-    };
-    assert_eq!(circle(&of(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
-    assert!(circle(&of(&[("a", "b"), ("b", "c"), ("c", "b")])).is_some());
-}
-
 #[test]
 fn the_map_of_the_worker_names_each_of_its_files() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker/mod.rs");
-    let text = std::fs::read_to_string(root).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker");
+    let text = std::fs::read_to_string(root.join("mod.rs")).unwrap();
     let map: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
-    for module in uses("worker").keys() {
+    for path in sources("worker") {
+        // A file and its folder of the same name are one module.
+        let inside = path.strip_prefix(&root).unwrap().with_extension("");
+        let module = inside.iter().next().unwrap().to_str().unwrap();
+        if module == "mod" {
+            continue;
+        }
         assert!(map.contains(&format!("`{module}`")), "src/worker/mod.rs does not name {module}");
     }
 }

@@ -72,7 +72,8 @@ impl Cache {
     pub async fn forget_broker(&self) -> Result<(), CommandError> {
         let field = [BROKER_OF, self.id()].concat();
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HDEL", &[hash, &field]))
                 .collect()
@@ -83,7 +84,8 @@ impl Cache {
 
     async fn set_broker(&self, field: &str, broker: &str) -> Result<(), CommandError> {
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, field, broker]))
                 .collect()

@@ -3,8 +3,7 @@
 use redis::{Cmd, Value};
 
 use super::super::address::Address;
-use super::super::answer::text_pairs;
-use super::super::failure::CommandError;
+use super::super::failure::{CommandError, Outage};
 use super::super::script::{
     CHECKPOINT_ENTER, CHECKPOINT_HOLD, CHECKPOINT_LEAVE, CHECKPOINT_TAKE_OVER, CHECKPOINT_TICK,
     Script,
@@ -12,7 +11,7 @@ use super::super::script::{
 use super::super::{Cache, lifetime};
 use super::moved::REPLACED;
 use super::own::{Mode, OwnState, WriteDraft};
-use super::{Checkpoints, DEAD_KEPT, Entered, FRESH, LowWatermark, Tick, read_answer, unexpected};
+use super::{Checkpoints, DEAD_KEPT, Entered, FRESH, LowWatermark, Tick, read_answers};
 
 /// Answers of the hashes to a worker that enters its checkpoints.
 struct Entering {
@@ -24,12 +23,12 @@ struct Entering {
 impl Cache {
     /// Returns the id of this process among workers and checkpoints, unique among processes.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.context.id
     }
 
     /// Returns whether this process has the turn to heal after a loss.
     pub fn heals(&self) -> bool {
-        self.own_checkpoints.heals()
+        self.context.own_checkpoints.heals()
     }
 
     /// Enters this worker's checkpoints, for the first time or after an outage, unless Redis lost
@@ -49,7 +48,7 @@ impl Cache {
         }
         let Entering { answers, homes, numbers } = entering;
         let good = doubt.is_none() && answers.iter().all(|(word, _)| *word == 1);
-        self.own_checkpoints.change(|state| {
+        self.context.own_checkpoints.change(|state| {
             for ((place, (word, checkpoints)), number) in answers.iter().enumerate().zip(&numbers) {
                 if *word == 1 {
                     state.checkpoints[place].confirmed = Some((*number, checkpoints.now_ms));
@@ -69,7 +68,7 @@ impl Cache {
             // The worker that heals reads it.
             let mut command = redis::cmd("HSET");
             command
-                .arg(&self.checkpoint_hashes[place])
+                .arg(&self.context.checkpoint_hashes[place])
                 .arg("wanted")
                 .arg(checkpoints.now_ms)
                 .arg("why")
@@ -107,7 +106,7 @@ impl Cache {
                             .map_or((String::new(), 0), |(number, at)| (number.to_string(), at));
                         let mut command = self.checkpoint_call(&CHECKPOINT_ENTER, place);
                         command
-                            .arg(&self.id)
+                            .arg(&self.context.id)
                             .arg(least)
                             .arg(greatest)
                             .arg(known_at)
@@ -146,7 +145,7 @@ impl Cache {
                         numbers.push(write.number);
                         let mut command = self.checkpoint_call(&CHECKPOINT_TICK, place);
                         command
-                            .arg(&self.id)
+                            .arg(&self.context.id)
                             .arg(expected)
                             .arg(write.number)
                             .arg(low.time_ms)
@@ -167,7 +166,7 @@ impl Cache {
         if words().any(|word| word == 2) {
             return Ok(Tick::ToHeal);
         }
-        self.own_checkpoints.change(|state| {
+        self.context.own_checkpoints.change(|state| {
             for (place, ((_, checkpoints), number)) in answers.iter().zip(&numbers).enumerate() {
                 state.note_advance(place, *number, checkpoints.now_ms);
             }
@@ -178,7 +177,7 @@ impl Cache {
             }
             self.note_new_homes(&answers).await?;
         }
-        self.own_checkpoints.change(|state| state.note_all_advanced(homes));
+        self.context.own_checkpoints.change(|state| state.note_all_advanced(homes));
         Ok(Tick::Good(Checkpoints::together(
             answers.into_iter().map(|(_, checkpoints)| checkpoints),
         )))
@@ -205,7 +204,7 @@ impl Cache {
                 let (least, _) = checkpoint.confirmed?;
                 let mut command = self.checkpoint_call(&CHECKPOINT_LEAVE, place);
                 command
-                    .arg(&self.id)
+                    .arg(&self.context.id)
                     .arg(least)
                     .arg(checkpoint.sent)
                     .arg(low.time_ms)
@@ -230,7 +229,9 @@ impl Cache {
             command.arg(lifetime::millis(FRESH)).arg(gone);
             command
         };
-        self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(take_over).collect()).await.map(drop)
+        self.ask_all(|_| (0..self.context.checkpoint_hashes.len()).map(take_over).collect())
+            .await
+            .map(drop)
     }
 
     /// Stores the low watermark of an operator's command. If Redis loses writes during the command
@@ -243,13 +244,15 @@ impl Cache {
         command_name: &str,
         low: impl Into<LowWatermark>,
     ) -> Result<(), CommandError> {
-        let (low, field) = (low.into(), format!("{command_name}:{}", self.id));
+        let (low, field) = (low.into(), format!("{command_name}:{}", self.context.id));
         let hold = |place: usize| {
             let mut command = self.checkpoint_call(&CHECKPOINT_HOLD, place);
             command.arg(&field).arg(low.time_ms).arg(offset(low));
             command
         };
-        self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(hold).collect()).await.map(drop)
+        self.ask_all(|_| (0..self.context.checkpoint_hashes.len()).map(hold).collect())
+            .await
+            .map(drop)
     }
 
     /// Removes the field of [`hold_checkpoint`](Self::hold_checkpoint).
@@ -257,10 +260,11 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn release_checkpoint(&self, command_name: &str) -> Result<(), CommandError> {
-        let field = format!("{command_name}:{}", self.id);
+        let field = format!("{command_name}:{}", self.context.id);
         let offset = format!("offset:{field}");
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HDEL", &[hash, &field, &offset]))
                 .collect()
@@ -269,31 +273,43 @@ impl Cache {
         .map(drop)
     }
 
+    /// Checks that the checkpoint is intact at this moment.
+    ///
+    /// # Errors
+    /// An outage, or the checkpoint is broken. Then no batch is known to be the cause.
+    pub async fn confirm_checkpoint(&self) -> Result<(), Outage> {
+        if !self.context.own_checkpoints.are_written() {
+            return Ok(());
+        }
+        match self.call_with_checkpoint("TIME", redis::cmd("TIME")).await {
+            Err(CommandError::Outage(outage)) => Err(outage.for_others()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
+    /// effect is noticed.
+    pub(in crate::cache) async fn call_with_checkpoint(
+        &self,
+        name: &str,
+        command: Cmd,
+    ) -> Result<Value, CommandError> {
+        self.backend.call_with_checkpoint(&self.context, name, command).await
+    }
+
     /// Returns all checkpoints. Changes nothing.
     ///
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn read_checkpoints(&self) -> Result<Checkpoints, CommandError> {
         let now_ms = self.time_ms().await?;
-        let (answers, _) = self
-            .ask_all(|_| {
-                self.checkpoint_hashes
-                    .iter()
-                    .map(|hash| super::arguments("HGETALL", &[hash]))
-                    .collect()
-            })
-            .await?;
-        let fields =
-            answers.iter().map(text_pairs).collect::<Option<Vec<_>>>().ok_or_else(unexpected)?;
-        Ok(Checkpoints::together(
-            fields.into_iter().map(|fields| Checkpoints::of(now_ms, String::new(), fields)),
-        ))
+        let (answers, _) = self.ask_all(|_| self.context.checkpoint_reads()).await?;
+        Checkpoints::of_hashes(now_ms, &answers)
     }
 
     /// Returns a script's call on one of the hashes.
     pub(super) fn checkpoint_call(&self, script: &Script, place: usize) -> Cmd {
-        script
-            .call(&mut self.backend.sent(), [self.checkpoint_hashes[place].as_bytes()].into_iter())
+        self.context.checkpoint_call(script, place, self.backend.sent())
     }
 
     /// Asks checkpoints by scripts. Also returns the node that serves each of the hashes, if there
@@ -303,7 +319,7 @@ impl Cache {
         ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
     ) -> Result<(Vec<(i64, Checkpoints)>, Vec<Address>), CommandError> {
         let (answers, homes) = self.ask_all(ask).await?;
-        Ok((answers.iter().map(read_answer).collect::<Result<_, _>>()?, homes))
+        Ok((read_answers(&answers)?, homes))
     }
 
     /// Asks checkpoints as [`ask_checkpoints`](Self::ask_checkpoints) does, by any commands. Their
@@ -312,7 +328,7 @@ impl Cache {
         &self,
         ask: impl FnOnce(&mut OwnState) -> Vec<Cmd>,
     ) -> Result<(Vec<Value>, Vec<Address>), CommandError> {
-        self.backend.ask_checkpoints(|| self.own_checkpoints.change(ask)).await
+        self.backend.ask_checkpoints(|| self.context.own_checkpoints.change(ask)).await
     }
 }
 

@@ -74,7 +74,8 @@ impl Cache {
     pub async fn note_end(&self) -> Result<(), CommandError> {
         let field = [ENDED, self.id()].concat();
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, &field, "1"]))
                 .collect()
@@ -95,8 +96,9 @@ impl Cache {
             command.arg(self.id()).arg(lifetime::millis(FRESH)).arg(&text);
             command
         };
-        let (answers, _) =
-            self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(leave).collect()).await?;
+        let (answers, _) = self
+            .ask_all(|_| (0..self.context.checkpoint_hashes.len()).map(leave).collect())
+            .await?;
         if answers.iter().all(|answer| matches!(answer, Value::Int(_))) {
             Ok(())
         } else {
@@ -111,7 +113,8 @@ impl Cache {
     pub async fn note_history_birth(&self, born_ms: u64) -> Result<(), CommandError> {
         let born_ms = born_ms.to_string();
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, HISTORY_BORN, &born_ms]))
                 .collect()
@@ -126,7 +129,8 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn note_history_mark(&self, broker: &str) -> Result<(), CommandError> {
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, HISTORY_MARK, broker]))
                 .collect()
@@ -141,7 +145,8 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn forget_history_mark(&self) -> Result<(), CommandError> {
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HDEL", &[hash, HISTORY_MARK]))
                 .collect()
@@ -156,7 +161,8 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn forget_count(&self) -> Result<(), CommandError> {
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HDEL", &[hash, CENSUS]))
                 .collect()

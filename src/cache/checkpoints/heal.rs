@@ -1,13 +1,11 @@
-//! The turn to heal after a loss, and the end of such a heal.
+//! The calls with which a worker takes the turn to heal after a loss, and ends such a heal.
 
-use std::ops::Range;
-
+use super::super::Cache;
 use super::super::failure::{CommandError, Outage};
-use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
+use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, Sent};
 use super::super::side_keys::SEQUENCE;
-use super::super::{Cache, lifetime};
-use super::own::{Mode, OwnState};
-use super::{Checkpoints, FieldChange, HEAL_LOCK, HealDetails, HealRecord, HealTurn, LowWatermark};
+use super::own::Mode;
+use super::{FieldChange, HealDetails, HealRecord, HealTurn, LowWatermark};
 
 impl Cache {
     /// Asks for the turn to heal. With it, batches write checkpoints to the lock, which also renews
@@ -16,42 +14,7 @@ impl Cache {
     /// # Errors
     /// An outage, or Redis refuses.
     pub async fn take_heal(&self) -> Result<HealTurn, CommandError> {
-        self.backend.take_heal(self).await
-    }
-
-    /// Asks for the locks of these hashes. `when` is the condition for the script.
-    pub(in crate::cache) async fn take_locks(
-        &self,
-        places: Range<usize>,
-        when: &str,
-    ) -> Result<Vec<(i64, Checkpoints)>, CommandError> {
-        let take = |state: &mut OwnState, place: usize| {
-            state.mode = Mode::Off;
-            state.checkpoints[place].lock += 1;
-            let mut command = self.checkpoint_call(&HEAL_TAKE, place);
-            command
-                .arg(&self.id)
-                .arg(state.checkpoints[place].lock)
-                .arg(lifetime::millis(HEAL_LOCK))
-                .arg(when);
-            command
-        };
-        let (answers, _) =
-            self.ask_checkpoints(|state| places.map(|place| take(state, place)).collect()).await?;
-        Ok(answers)
-    }
-
-    /// Notes that this process has all locks.
-    pub(in crate::cache) fn has_turn(&self, answers: Vec<(i64, Checkpoints)>) -> HealTurn {
-        self.own_checkpoints.change(|state| {
-            state.mode = Mode::Healer;
-            for (checkpoint, (_, checkpoints)) in state.checkpoints.iter_mut().zip(&answers) {
-                checkpoint.lock_since_ms = checkpoints.now_ms;
-            }
-        });
-        HealTurn::Ours(Checkpoints::together(
-            answers.into_iter().map(|(_, checkpoints)| checkpoints),
-        ))
+        self.backend.take_heal(&self.context).await
     }
 
     /// Renews the lock of the heal. Checks that it still is ours and that Redis has lost no writes
@@ -60,7 +23,7 @@ impl Cache {
     /// # Errors
     /// An outage, or the lock is not ours, or Redis refuses.
     pub async fn renew_heal(&self) -> Result<(), Outage> {
-        self.backend.write_all_checkpoints(self).await
+        self.backend.write_all_checkpoints(&self.context).await
     }
 
     /// Ends the heal: stores this worker's checkpoint again and removes the request to heal.
@@ -78,11 +41,11 @@ impl Cache {
         low: impl Into<LowWatermark>,
     ) -> Result<bool, CommandError> {
         let low = low.into();
-        let mut all = Vec::with_capacity(self.checkpoint_hashes.len());
+        let mut all = Vec::with_capacity(self.context.checkpoint_hashes.len());
         let mut homes = Vec::new();
         // The first hash comes last: while it is locked, no other worker can find that the others
         // want healing.
-        for places in [1..self.checkpoint_hashes.len(), 0..1] {
+        for places in [1..self.context.checkpoint_hashes.len(), 0..1] {
             let mut numbers = Vec::new();
             let (answers, served) = self
                 .ask_checkpoints(|state| {
@@ -94,7 +57,7 @@ impl Cache {
                         numbers.push((place, checkpoint.sent));
                         let mut command = self.checkpoint_call(&HEAL_FINISH, place);
                         command
-                            .arg(&self.id)
+                            .arg(&self.context.id)
                             .arg(checkpoint.lock)
                             .arg(checkpoint.sent)
                             .arg(low.time_ms);
@@ -129,7 +92,7 @@ impl Cache {
             all.extend(numbers.into_iter().zip(answers));
             homes = served;
         }
-        self.own_checkpoints.change(|state| {
+        self.context.own_checkpoints.change(|state| {
             for ((place, number), (_, checkpoints)) in all {
                 state.checkpoints[place].confirmed = Some((number, checkpoints.now_ms));
             }

@@ -75,7 +75,8 @@ impl Cache {
         let FieldChange { field, text, .. } = both.change();
         let text = text.unwrap_or_default();
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, &field, &text]))
                 .collect()

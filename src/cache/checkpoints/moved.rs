@@ -47,8 +47,10 @@ impl Cache {
         &self,
         answers: &[(i64, Checkpoints)],
     ) -> Result<(), CommandError> {
-        let moved =
-            answers.iter().zip(&self.checkpoint_hashes).filter(|((word, _), _)| *word == REPLACED);
+        let moved = answers
+            .iter()
+            .zip(&self.context.checkpoint_hashes)
+            .filter(|((word, _), _)| *word == REPLACED);
         let commands = moved.filter_map(|((_, checkpoints), name)| {
             let server = checkpoints.hashes.first()?.server.as_str();
             Some(super::arguments("HSET", &[name, "server", server]))

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::super::failure::CommandError;
 use super::super::script::{HEAL_BESIDE, HEAL_BESIDE_END};
 use super::super::{Cache, lifetime};
+use super::progress::HEAL_LOCK;
 use super::refused::RefusedEffects;
 use super::rules::later_end;
-use super::{Checkpoints, FieldChange, HEAL_LOCK, HealFrom, HealTurn, millis, read_answer};
+use super::{Checkpoints, FieldChange, HealFrom, HealTurn, millis, read_answer};
 use crate::causes::Cause;
 
 /// Prefix of the field of a heal that a worker owes.
@@ -178,7 +179,8 @@ impl Cache {
         let text =
             serde_json::to_string(owed).map_err(|error| CommandError::Failed(Cause::new(error)))?;
         self.ask_all(|_| {
-            self.checkpoint_hashes
+            self.context
+                .checkpoint_hashes
                 .iter()
                 .map(|hash| super::arguments("HSET", &[hash, &field, &text]))
                 .collect()
@@ -205,7 +207,7 @@ impl Cache {
         // The locks of the other hashes are not needed, but their fields and the identities of
         // their servers are.
         let (others, _) =
-            self.ask_all(|_| (1..self.checkpoint_hashes.len()).map(take).collect()).await?;
+            self.ask_all(|_| (1..self.context.checkpoint_hashes.len()).map(take).collect()).await?;
         let others = others.iter().map(read_answer).collect::<Result<Vec<_>, _>>()?;
         Ok(HealTurn::Ours(Checkpoints::together(
             std::iter::once(first).chain(others).map(|(_, checkpoints)| checkpoints),
@@ -223,7 +225,9 @@ impl Cache {
             FieldChange::add_to(changes, &mut command);
             command
         };
-        self.ask_all(|_| (0..self.checkpoint_hashes.len()).map(end).collect()).await.map(drop)
+        self.ask_all(|_| (0..self.context.checkpoint_hashes.len()).map(end).collect())
+            .await
+            .map(drop)
     }
 }
 

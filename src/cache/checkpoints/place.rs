@@ -18,8 +18,11 @@ pub struct LowWatermark {
     pub offset: Option<u64>,
 }
 
+/// Time of a low watermark that covers nothing any more.
+pub(super) const NO_BOUND: u64 = 9_007_199_254_740_991;
+
 /// Time that is no bound, for use beside an offset that is one. No field covers anything above it.
-const NO_TIME: u64 = super::NO_BOUND - 1;
+const NO_TIME: u64 = NO_BOUND - 1;
 
 impl LowWatermark {
     /// Returns the bound that an offset of the history is.

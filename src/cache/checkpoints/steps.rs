@@ -71,7 +71,7 @@ impl Cache {
                 });
                 [Some(set).filter(|_| !fields.is_empty()), remove].into_iter().flatten()
             };
-            self.checkpoint_hashes.iter().flat_map(note).collect()
+            self.context.checkpoint_hashes.iter().flat_map(note).collect()
         })
         .await
         .map(drop)

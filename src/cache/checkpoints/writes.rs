@@ -5,13 +5,14 @@ use std::sync::{MutexGuard, PoisonError};
 
 use redis::{Cmd, Value};
 
-use super::super::failure::{self, CommandError, Outage};
+use super::super::context::Context;
+use super::super::failure::{self, Outage};
+use super::super::lifetime;
 use super::super::script::{CHECKPOINT_WRITE, HEAL_CHECKPOINT, Sent};
-use super::super::{Cache, lifetime};
-use super::HEAL_LOCK;
 use super::own::{CheckpointWrite, Mode, WriteDraft};
+use super::progress::HEAL_LOCK;
 
-impl Cache {
+impl Context {
     /// Makes the write of a checkpoint behind commands that are sent now. It must be sent before
     /// any other write of that checkpoint: the caller must not await anything until then.
     pub(in crate::cache) fn checkpoint_write(
@@ -37,24 +38,6 @@ impl Cache {
         self.own_checkpoints.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
-    /// effect is noticed.
-    pub(in crate::cache) async fn call_with_checkpoint(
-        &self,
-        name: &str,
-        command: Cmd,
-    ) -> Result<Value, CommandError> {
-        self.backend.call_with_checkpoint(self, name, command).await
-    }
-
-    /// Writes a checkpoint behind commands that were sent without one.
-    pub(in crate::cache) async fn write_checkpoint(&self) -> Result<(), Outage> {
-        match self.call_with_checkpoint("TIME", redis::cmd("TIME")).await {
-            Err(CommandError::Outage(outage)) => Err(outage),
-            _ => Ok(()),
-        }
-    }
-
     /// Notes the answer to a checkpoint write. Fails if the commands before it are not known to
     /// last.
     pub(in crate::cache) fn note_checkpoint_write(
@@ -72,16 +55,5 @@ impl Cache {
             }
             _ => Err(Outage::broke_checkpoint()),
         }
-    }
-
-    /// Checks that the checkpoint is intact at this moment.
-    ///
-    /// # Errors
-    /// An outage, or the checkpoint is broken. Then no batch is known to be the cause.
-    pub async fn confirm_checkpoint(&self) -> Result<(), Outage> {
-        if !self.own_checkpoints.are_written() {
-            return Ok(());
-        }
-        self.write_checkpoint().await.map_err(|outage| outage.for_others())
     }
 }

@@ -26,9 +26,9 @@ use std::sync::Arc;
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::super::Cache;
 use super::super::applied::{Applied, PlanOutcome};
 use super::super::commands::{Commands, Subject, unlink};
+use super::super::context::Context;
 use super::super::failure::Outage;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
@@ -50,7 +50,7 @@ const BYTES_PER_PLAN: usize = 16 << 20;
 
 /// A plan that is being applied.
 struct PlanRun<'s> {
-    cache: &'s Cache,
+    context: &'s Context,
     cluster: &'s Cluster,
     nodes: &'s Arc<Nodes>,
     plan: &'s Plan<'s>,
@@ -58,15 +58,16 @@ struct PlanRun<'s> {
 }
 
 impl Cluster {
-    /// See [`Cache::apply`]. Plans take effect one after another, in the order of their first
+    /// See [`Cache::apply`](super::super::Cache::apply). Plans take effect one after another, in the order of their first
     /// polls.
     pub(in crate::cache) async fn apply(
         &self,
-        cache: &Cache,
+        context: &Context,
         plan: &Plan<'_>,
     ) -> Result<Applied, Outage> {
         let (nodes, _turn) = self.in_turn().await?;
-        let run = PlanRun { cache, cluster: self, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
+        let run =
+            PlanRun { context, cluster: self, nodes: &nodes, plan, now_ms: lifetime::now_ms() };
         let mut outcome = PlanOutcome::new(plan);
         let applied = run.run_steps(&mut outcome).await;
         applied.inspect_err(|outage| self.connection.give_up(&nodes, outage))?;
@@ -92,14 +93,14 @@ impl PlanRun<'_> {
             let homeless = match command {
                 Command::Bump(_) => false,
                 Command::InvalidateTag => {
-                    !slot::has_side_keys(self.cache.tag_set(target).as_bytes())
+                    !slot::has_side_keys(self.context.tag_set(target).as_bytes())
                 }
                 Command::Write(write) => {
                     !slot::has_side_keys(target.as_bytes())
                         || write
                             .tags
                             .iter()
-                            .any(|tag| !slot::has_side_keys(self.cache.tag_set(tag).as_bytes()))
+                            .any(|tag| !slot::has_side_keys(self.context.tag_set(tag).as_bytes()))
                 }
                 Command::Delete | Command::Expire(_) | Command::Serve => {
                     !slot::has_side_keys(target.as_bytes())
@@ -156,7 +157,7 @@ impl PlanRun<'_> {
                 }
                 _ if outcome.has_ended(id) => {}
                 Command::InvalidateTag => {
-                    let set = self.cache.tag_set(target);
+                    let set = self.context.tag_set(target);
                     commands.push(
                         Subject::Detachment(id),
                         super::tags::detach(set.as_bytes(), number, most, most_bytes),
@@ -167,7 +168,7 @@ impl PlanRun<'_> {
                 Command::Write(write) if !write.tags.is_empty() => {
                     for tag in &write.tags {
                         if let Some(command) =
-                            add_member(self.cache, target, tag, write.expiry, self.now_ms)
+                            add_member(self.context, target, tag, write.expiry, self.now_ms)
                         {
                             commands.push(Subject::Quiet(id), command);
                         }
@@ -181,7 +182,7 @@ impl PlanRun<'_> {
                             1,
                         ),
                     );
-                    self.cache.operation(&mut commands, plan, id, self.now_ms);
+                    self.context.operation(&mut commands, plan, id, self.now_ms);
                 }
                 _ => {}
             }
@@ -191,8 +192,8 @@ impl PlanRun<'_> {
             if let Subject::Detachment(id) = subject
                 && !matches!(answer, Value::ServerError(_))
             {
-                let set = self.cache.tag_set(plan.operation(id).target).into_bytes();
-                match Detached::read(self.cache, id, set, numbers[&id], &answer) {
+                let set = self.context.tag_set(plan.operation(id).target).into_bytes();
+                match Detached::read(self.context, id, set, numbers[&id], &answer) {
                     Some(one) => {
                         if one.is_absent() {
                             outcome.hit(id, 0, 1);
@@ -219,7 +220,7 @@ impl PlanRun<'_> {
         let plan = self.plan;
         let mut commands = Commands::in_cluster();
         let mut tagged = Vec::new();
-        self.cache.schedule_second_deletes(&mut commands, plan);
+        self.context.schedule_second_deletes(&mut commands, plan);
         commands.voids = Commands::voided(plan);
         for place in 0..commands.voids.len() {
             let lease =
@@ -258,7 +259,7 @@ impl PlanRun<'_> {
                 Command::Write(write) if !write.tags.is_empty() => {
                     tagged.push(id);
                     match mark {
-                        Some(mark) => self.cache.write_fenced(
+                        Some(mark) => self.context.write_fenced(
                             &mut commands,
                             Subject::Operation(id),
                             target,
@@ -266,13 +267,13 @@ impl PlanRun<'_> {
                             (&mark, &[]),
                             self.now_ms,
                         ),
-                        None => self.cache.set(&mut commands, id, target, write, self.now_ms),
+                        None => self.context.set(&mut commands, id, target, write, self.now_ms),
                     }
                 }
-                _ => self.cache.operation(&mut commands, plan, id, self.now_ms),
+                _ => self.context.operation(&mut commands, plan, id, self.now_ms),
             }
         }
-        for (subject, answer) in self.answers(&commands, Some(self.cache), unconfirmed).await? {
+        for (subject, answer) in self.answers(&commands, Some(self.context), unconfirmed).await? {
             outcome.note(subject, &answer, &commands)?;
         }
         Ok(tagged)
@@ -296,7 +297,7 @@ impl PlanRun<'_> {
             for command in write
                 .tags
                 .iter()
-                .filter_map(|tag| add_member(self.cache, target, tag, write.expiry, self.now_ms))
+                .filter_map(|tag| add_member(self.context, target, tag, write.expiry, self.now_ms))
             {
                 commands.push(Subject::Quiet(id), command);
             }
@@ -313,7 +314,7 @@ impl PlanRun<'_> {
                 outcome.go_on(one.id);
             }
         }
-        for (subject, answer) in self.answers(&commands, Some(self.cache), unconfirmed).await? {
+        for (subject, answer) in self.answers(&commands, Some(self.context), unconfirmed).await? {
             outcome.note(subject, &answer, &commands)?;
         }
         Ok(())
@@ -323,7 +324,7 @@ impl PlanRun<'_> {
     fn deletion_of_any(&self, commands: &mut Commands, plan: &Plan<'_>, id: OperationId) -> Cmd {
         let key = plan.operation(id).target.as_bytes();
         if slot::has_side_keys(key) {
-            self.cache.deletion(plan, &[id], &mut commands.sent)
+            self.context.deletion(plan, &[id], &mut commands.sent)
         } else {
             unlink([key].into_iter(), 1)
         }
@@ -333,13 +334,13 @@ impl PlanRun<'_> {
     /// while the sets change.
     fn is_in_place(&self, target: &str, command: Command<'_>) -> bool {
         let tagged = matches!(command, Command::Write(write) if !write.tags.is_empty());
-        !tagged && command != Command::InvalidateTag && target.starts_with(&self.cache.tag_prefix)
+        !tagged && command != Command::InvalidateTag && target.starts_with(&self.context.tag_prefix)
     }
 
     async fn answers(
         &self,
         commands: &Commands,
-        checkpoints: Option<&Cache>,
+        checkpoints: Option<&Context>,
         unconfirmed: &mut Unconfirmed,
     ) -> Result<Vec<(Subject, Value)>, Outage> {
         let all: Vec<&Cmd> = commands.chunks.iter().flat_map(Pipeline::cmd_iter).collect();

@@ -13,15 +13,17 @@ use std::sync::{Arc, LazyLock};
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
-use super::super::Cache;
 use super::super::address::Address;
 use super::super::checkpoints::CheckpointWrite;
+use super::super::context::Context;
 use super::super::failure::{self, CommandError, Outage};
 use super::super::script::{self, Sent};
 use super::super::side_keys;
 use super::super::slot::{self, SLOTS};
+use super::Cluster;
+use super::node_batch::NodeBatch;
 use super::nodes::{Node, Nodes};
-use super::{Cluster, NodeBatch, Redirection, redirection};
+use super::redirection::{Redirection, redirection};
 
 /// Distance in slots between two hashes of checkpoints. A primary with this many consecutive slots
 /// has one.
@@ -55,12 +57,12 @@ impl Unconfirmed {
 
 /// Adds a checkpoint write behind the last commands of each node, and on the nodes of `before`.
 pub(super) fn add_to_batches(
-    cache: &Cache,
+    context: &Context,
     nodes: &Nodes,
     batches: &mut Vec<NodeBatch>,
     before: &Unconfirmed,
 ) {
-    if !cache.own_checkpoints.are_written() {
+    if !context.own_checkpoints.are_written() {
         return;
     }
     let idle = before
@@ -75,9 +77,9 @@ pub(super) fn add_to_batches(
             continue;
         }
         behind.push(Arc::clone(&batch.node));
-        let checkpoint = checkpoint_at(cache, nodes, &batch.node, &[]);
+        let checkpoint = checkpoint_at(context, nodes, &batch.node, &[]);
         if let Some((write, command)) =
-            checkpoint.and_then(|checkpoint| cache.checkpoint_write(checkpoint, &mut Sent::all()))
+            checkpoint.and_then(|checkpoint| context.checkpoint_write(checkpoint, &mut Sent::all()))
         {
             batch.pipeline.add_command(command);
             batch.write = Some(write);
@@ -87,13 +89,18 @@ pub(super) fn add_to_batches(
 }
 
 /// Returns a checkpoint that is on that node, as far as is known.
-fn checkpoint_at(cache: &Cache, nodes: &Nodes, node: &Arc<Node>, but: &[usize]) -> Option<usize> {
+fn checkpoint_at(
+    context: &Context,
+    nodes: &Nodes,
+    node: &Arc<Node>,
+    but: &[usize],
+) -> Option<usize> {
     nodes.read(|all, owners| {
         let is_here = |checkpoint: usize| {
             let owner = owners[usize::from(slot_of(checkpoint))];
             all.get(usize::from(owner)).is_some_and(|owner| Arc::ptr_eq(owner, node))
         };
-        (0..cache.checkpoint_hashes.len())
+        (0..context.checkpoint_hashes.len())
             .find(|checkpoint| !but.contains(checkpoint) && is_here(*checkpoint))
     })
 }
@@ -104,14 +111,14 @@ impl Cluster {
         hashes(queue)
     }
 
-    /// See [`Cache::call_with_checkpoint`].
+    /// Runs one command outside any batch, with a checkpoint write behind it.
     pub(in crate::cache) async fn call_with_checkpoint(
         &self,
-        cache: &Cache,
+        context: &Context,
         name: &str,
         command: Cmd,
     ) -> Result<Value, CommandError> {
-        let answer = self.run_with_checkpoints(cache, &[command]).await?.pop();
+        let answer = self.run_with_checkpoints(context, &[command]).await?.pop();
         let answer = failure::of_answer(name, answer);
         if let Err(CommandError::Outage(outage)) = &answer {
             self.give_up(outage);
@@ -122,14 +129,14 @@ impl Cluster {
     /// Runs commands outside a plan, with checkpoint writes behind them.
     pub(super) async fn run_with_checkpoints(
         &self,
-        cache: &Cache,
+        context: &Context,
         commands: &[Cmd],
     ) -> Result<Vec<Value>, Outage> {
         let (nodes, _turn) = self.in_turn().await?;
         self.run(
             &nodes,
             &commands.iter().collect::<Vec<_>>(),
-            Some(cache),
+            Some(context),
             &mut Unconfirmed::default(),
         )
         .await
@@ -138,12 +145,12 @@ impl Cluster {
     /// Advances every checkpoint by one write.
     pub(in crate::cache) async fn write_all_checkpoints(
         &self,
-        cache: &Cache,
+        context: &Context,
     ) -> Result<(), Outage> {
         let (nodes, _turn) = self.in_turn().await?;
         let (writes, commands): (Vec<CheckpointWrite>, Vec<Cmd>) =
-            (0..cache.checkpoint_hashes.len())
-                .filter_map(|checkpoint| cache.checkpoint_write(checkpoint, &mut Sent::all()))
+            (0..context.checkpoint_hashes.len())
+                .filter_map(|checkpoint| context.checkpoint_write(checkpoint, &mut Sent::all()))
                 .unzip();
         let answers = self
             .run(&nodes, &commands.iter().collect::<Vec<_>>(), None, &mut Unconfirmed::default())
@@ -151,7 +158,7 @@ impl Cluster {
         let written = writes
             .into_iter()
             .zip(&answers)
-            .try_for_each(|(write, answer)| cache.note_checkpoint_write(write, answer));
+            .try_for_each(|(write, answer)| context.note_checkpoint_write(write, answer));
         written.inspect_err(|outage| self.connection.give_up(&nodes, outage))
     }
 
@@ -200,7 +207,7 @@ impl Cluster {
 
     /// Notes the answer to the checkpoint write behind a node's commands.
     pub(super) fn note_write(
-        cache: &Cache,
+        context: &Context,
         unconfirmed: &mut Unconfirmed,
         node: &Arc<Node>,
         write: CheckpointWrite,
@@ -208,11 +215,11 @@ impl Cluster {
     ) -> Result<(), Outage> {
         match redirection(answer) {
             None => {
-                cache.note_checkpoint_write(write, answer)?;
+                context.note_checkpoint_write(write, answer)?;
                 unconfirmed.nodes.retain(|known| !Arc::ptr_eq(known, node));
             }
             Some(to) => {
-                cache.own_checkpoints.not_done(write);
+                context.own_checkpoints.not_done(write);
                 if let Redirection::Moved(to) = to {
                     unconfirmed.moved.push((write.checkpoint(), to.or_host_of(&node.address)));
                 }
@@ -227,27 +234,27 @@ impl Cluster {
     /// with fewer writes. Then that part of the batch is to be applied again.
     pub(super) async fn write_rest(
         &self,
-        cache: &Cache,
+        context: &Context,
         nodes: &Nodes,
         unconfirmed: &mut Unconfirmed,
     ) -> Result<(), Outage> {
-        if !cache.own_checkpoints.are_written() {
+        if !context.own_checkpoints.are_written() {
             return Ok(());
         }
         self.move_checkpoints(nodes, unconfirmed).await?;
         for node in std::mem::take(&mut unconfirmed.nodes) {
             let mut left = Vec::new();
             loop {
-                let Some(checkpoint) = checkpoint_at(cache, nodes, &node, &left) else {
+                let Some(checkpoint) = checkpoint_at(context, nodes, &node, &left) else {
                     if !left.is_empty() {
                         return Err(Outage::new(
                             "all checkpoints of a node of the Redis cluster have moved: its part of the batch is repeated",
                         ));
                     }
-                    cache.own_checkpoints.note_uncovered(&node.address);
+                    context.own_checkpoints.note_uncovered(&node.address);
                     break;
                 };
-                let Some((write, command)) = cache.checkpoint_write(checkpoint, &mut Sent::all())
+                let Some((write, command)) = context.checkpoint_write(checkpoint, &mut Sent::all())
                 else {
                     break;
                 };
@@ -255,7 +262,7 @@ impl Cluster {
                 pipeline.add_command(script::whole(&command).unwrap_or(command));
                 let answer = node.socket.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
                 let written = redirection(&answer).is_none();
-                Self::note_write(cache, unconfirmed, &node, write, &answer)?;
+                Self::note_write(context, unconfirmed, &node, write, &answer)?;
                 if written {
                     break;
                 }

@@ -3,9 +3,9 @@
 
 use redis::Value;
 
-use super::super::Cache;
+use super::super::context::Context;
 use super::super::failure::{self, CommandError};
-use super::super::lease::{FillOutcome, Grant, NewValue};
+use super::super::lease::{self, FillOutcome, Grant, NewValue};
 use super::super::lifetime::{self, LONGEST_LEASE, Lifetime};
 use super::super::script::{FILL, JOIN_TAG, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
@@ -64,24 +64,24 @@ impl Cluster {
     /// An invalidation after the first step finds the key in the set and voids its lease.
     pub(in crate::cache) async fn fill(
         &self,
-        cache: &Cache,
+        context: &Context,
         token: &str,
         since: u64,
         NewValue { key, value, expiry, tags }: NewValue<'_>,
     ) -> Result<FillOutcome, CommandError> {
         if !slot::has_side_keys(key.as_bytes())
-            || tags.iter().any(|tag| !slot::has_side_keys(cache.tag_set(tag).as_bytes()))
+            || tags.iter().any(|tag| !slot::has_side_keys(context.tag_set(tag).as_bytes()))
         {
             return Err(homeless());
         }
         let Some(lifetime @ Lifetime { unit, millis, set_millis }) =
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
-            cache.release_lease(key, token).await?;
+            self.call("lease", lease::release(key, token)).await?;
             return Ok(FillOutcome::Over);
         };
         let join = |tag: &String| {
-            let set = cache.tag_set(tag).into_bytes();
+            let set = context.tag_set(tag).into_bytes();
             let mut command = JOIN_TAG.call(
                 &mut Sent::all(),
                 [set.as_slice(), &side_key(Kind::Generation, &set)].into_iter(),
@@ -91,7 +91,7 @@ impl Cluster {
         };
         for answer in self.run_alone(&tags.iter().map(join).collect::<Vec<_>>()).await? {
             if answer != Value::Int(1) {
-                cache.release_lease(key, token).await?;
+                self.call("lease", lease::release(key, token)).await?;
                 return match failure::of_answer("fill", Some(answer))? {
                     Value::Int(0) => Ok(FillOutcome::Refused),
                     _ => Err(unexpected()),

@@ -10,13 +10,14 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::super::address::Address;
 use super::super::answer::slice;
+use super::super::context::Context;
 use super::super::failure::{self, CommandError, Outage};
+use super::super::lifetime;
 use super::super::script::{COME_BACK, LOOK_ASIDE, SET_ASIDE, Sent};
 use super::super::side_keys::{Kind, aside, side_key};
 use super::super::slot;
 use super::super::tag_maintenance::{CURSOR_BITS, SCAN_STEP, TagSets, TagSlice};
 use super::super::tags::unexpected;
-use super::super::{Cache, lifetime};
 use super::Cluster;
 use super::nodes::Node;
 
@@ -26,7 +27,7 @@ impl Cluster {
         false
     }
 
-    /// See [`Cache::tag_sets`]. Scans one primary after another.
+    /// See [`Cache::tag_sets`](super::super::Cache::tag_sets). Scans one primary after another.
     pub(in crate::cache) async fn tag_sets(
         &self,
         scan: Cmd,
@@ -59,10 +60,10 @@ impl Cluster {
         Ok(TagSets { next, sets })
     }
 
-    /// See [`Cache::maintain_slice`]. Dead members are set aside.
+    /// See [`Cache::maintain_slice`](super::super::Cache::maintain_slice). Dead members are set aside.
     pub(in crate::cache) async fn maintain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         cursor: u64,
         only_count: bool,
@@ -75,21 +76,21 @@ impl Cluster {
             let [first, second, third, fourth] = &keys;
             let mut command =
                 SET_ASIDE.call(&mut Sent::all(), [set, first, second, third, fourth].into_iter());
-            command.arg(lifetime::millis(cache.aside_filled_for)).arg(&gone);
+            command.arg(lifetime::millis(context.aside_filled_for)).arg(&gone);
             self.call("maintenance", command).await?;
         }
         Ok(TagSlice { next, looked, gone: gone.len() as u64 })
     }
 
-    /// See [`Cache::take_second_look`].
+    /// See [`Cache::take_second_look`](super::super::Cache::take_second_look).
     pub(in crate::cache) async fn take_second_look(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
     ) -> Result<bool, CommandError> {
         let keys = aside(set);
         let mut look = LOOK_ASIDE.call(&mut Sent::all(), keys.iter().map(Vec::as_slice));
-        look.arg(lifetime::millis(cache.aside_filled_for)).arg(SCAN_STEP).arg(fastrand::u32(..));
+        look.arg(lifetime::millis(context.aside_filled_for)).arg(SCAN_STEP).arg(fastrand::u32(..));
         let Value::Array(found) = self.call("maintenance", look).await? else {
             return Err(unexpected());
         };

@@ -3,8 +3,8 @@
 
 use redis::{Cmd, Value};
 
-use super::super::Cache;
 use super::super::answer::{self, slice};
+use super::super::context::Context;
 use super::super::failure::{self, CommandError};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{ADD_MEMBER, DETACH_TAG, DROP_DETACHED, NUMBERS, SCAN_MEMBERS, Sent};
@@ -41,7 +41,7 @@ pub(super) struct Detached {
 impl Detached {
     /// Reads the answer of `detach_tag.lua`.
     pub(super) fn read(
-        cache: &Cache,
+        context: &Context,
         id: OperationId,
         set: Vec<u8>,
         number: u64,
@@ -52,7 +52,7 @@ impl Detached {
             return None;
         };
         let is_whole = !members.is_empty();
-        let members = without_own(cache, &set, answer::members(members.to_vec()));
+        let members = without_own(context, &set, answer::members(members.to_vec()));
         Some(Self {
             id,
             set,
@@ -134,7 +134,7 @@ pub(super) fn list(set: &[u8]) -> Cmd {
 /// Returns a call that adds a key to a tag's set for the lifetime of its value, or `None` if
 /// that is over.
 pub(super) fn add_member(
-    cache: &Cache,
+    context: &Context,
     key: &str,
     tag: &str,
     expiry: Expiry,
@@ -142,23 +142,23 @@ pub(super) fn add_member(
 ) -> Option<Cmd> {
     let lifetime = Lifetime::draw(expiry, now_ms)?;
     let mut command =
-        ADD_MEMBER.call(&mut Sent::all(), [cache.tag_set(tag).as_bytes()].into_iter());
+        ADD_MEMBER.call(&mut Sent::all(), [context.tag_set(tag).as_bytes()].into_iter());
     command.arg(key).arg(lifetime.unit.option()).arg(lifetime.joined_millis());
     Some(command)
 }
 
 impl Cluster {
-    /// See [`Cache::invalidate_tag`].
+    /// See [`Cache::invalidate_tag`](super::super::Cache::invalidate_tag).
     pub(in crate::cache) async fn invalidate_tag(
         &self,
-        cache: &Cache,
+        context: &Context,
         tag: &str,
     ) -> Result<Invalidated, CommandError> {
-        let set = cache.tag_set(tag).into_bytes();
+        let set = context.tag_set(tag).into_bytes();
         let number = first_number(&self.call("invalidate_tag", numbers(1)).await?)?;
         // The answer names no members, however few: one path serves all sizes.
         let detachment = detach(&set, number, 0, BYTES_AT_ONCE);
-        let answer = self.call_with_checkpoint(cache, "invalidate_tag", detachment).await?;
+        let answer = self.call_with_checkpoint(context, "invalidate_tag", detachment).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let [Value::Int(others), Value::Int(size), ..] = parts.as_slice() else {
             return Err(unexpected());
@@ -174,7 +174,7 @@ impl Cluster {
         for _ in 0..SLICES_AT_ONCE {
             let number = number.to_string();
             let [next, existed, gone, left, ..] =
-                self.drain_slice(cache, &set, number.as_bytes(), cursor).await?;
+                self.drain_slice(context, &set, number.as_bytes(), cursor).await?;
             (all_existed, all_gone) = (all_existed + existed, all_gone + gone);
             (cursor, is_left) = (next, left == 1);
             if !is_left {
@@ -195,16 +195,16 @@ impl Cluster {
     /// record.
     pub(in crate::cache) async fn drain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         number: &[u8],
         cursor: u64,
     ) -> Result<[u64; 7], CommandError> {
         let detached = detached(set, number);
         let (next, members) = self.scan_members(&detached, cursor, SLICE).await?;
-        let keys = without_own(cache, set, members.clone());
+        let keys = without_own(context, set, members.clone());
         let long = keys.iter().filter(|key| key.len() > MAX_NAME_BYTES).count() as u64;
-        let existed = self.delete_members(cache, &keys).await?;
+        let existed = self.delete_members(context, &keys).await?;
         if !members.is_empty() {
             let mut leave = redis::cmd("SREM");
             leave.arg(&detached).arg(&members);
@@ -234,7 +234,7 @@ impl Cluster {
     /// Deletes keys and their leases, the leases first. Returns how many keys existed.
     async fn delete_members(
         &self,
-        cache: &Cache,
+        context: &Context,
         members: &[Vec<u8>],
     ) -> Result<u64, CommandError> {
         let key = |key: &[u8]| {
@@ -247,7 +247,7 @@ impl Cluster {
             .flat_map(|member| [key(&side_key(Kind::Lease, member)), key(member)])
             .collect();
         let mut existed = 0;
-        for pair in self.run_with_checkpoints(cache, &commands).await?.chunks(2) {
+        for pair in self.run_with_checkpoints(context, &commands).await?.chunks(2) {
             for answer in pair {
                 if let Value::ServerError(error) = answer {
                     return Err(failure::classify("UNLINK", error));
@@ -260,9 +260,9 @@ impl Cluster {
 }
 
 /// Removes unstale's own keys and the sets of tags from the members of a tag's set, and logs them.
-fn without_own(cache: &Cache, set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+fn without_own(context: &Context, set: &[u8], mut members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let all = members.len();
-    members.retain(|member| !is_own(member, cache.tag_prefix()));
+    members.retain(|member| !is_own(member, &context.tag_prefix));
     if members.len() < all {
         warn_of_own_members(&String::from_utf8_lossy(set));
     }

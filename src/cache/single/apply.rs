@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use redis::{Pipeline, Value};
 
-use super::super::Cache;
 use super::super::applied::{Applied, PlanOutcome};
 use super::super::commands::{CHUNK_COMMANDS, Subject, unlink};
+use super::super::context::Context;
 use super::super::failure::{self, CommandError, Outage};
 use super::super::script::Sent;
 use super::super::side_keys::{Kind, side_key};
@@ -17,17 +17,17 @@ use super::checkpoint_writes::in_order;
 use crate::plan::{Command, Operation, OperationId, Plan};
 
 impl Single {
-    /// See [`Cache::apply`].
+    /// See [`Cache::apply`](super::super::Cache::apply).
     pub(in crate::cache) async fn apply(
         &self,
-        cache: &Cache,
+        context: &Context,
         plan: &Plan<'_>,
     ) -> Result<Applied, Outage> {
         let live = self.connection.live()?;
-        let mut commands = cache.commands(plan);
+        let mut commands = context.commands(plan);
         let with_checkpoint = &mut commands;
-        let sending = in_order(cache, || {
-            if let Some((write, command)) = cache.checkpoint_write(0, &mut with_checkpoint.sent) {
+        let sending = in_order(context, || {
+            if let Some((write, command)) = context.checkpoint_write(0, &mut with_checkpoint.sent) {
                 with_checkpoint.push(Subject::CheckpointWrite(write), command);
             }
             self.send_all(&live, &with_checkpoint.chunks)
@@ -36,20 +36,20 @@ impl Single {
         let mut outcome = PlanOutcome::new(plan);
         for (subject, answer) in commands.subjects.iter().zip(answers) {
             let noted = match subject {
-                Subject::CheckpointWrite(write) => cache.note_checkpoint_write(*write, &answer),
+                Subject::CheckpointWrite(write) => context.note_checkpoint_write(*write, &answer),
                 subject => outcome.note(*subject, &answer, &commands),
             };
             noted.inspect_err(|outage| self.connection.give_up(&live, outage))?;
         }
         let (tags, keys) = (!outcome.tags_again.is_empty(), !outcome.again.is_empty());
         if tags {
-            self.invalidate_in_turn(cache, &live, &mut outcome).await?;
+            self.invalidate_in_turn(context, &live, &mut outcome).await?;
         }
         if keys {
-            self.delete_one_by_one(cache, &live, &mut outcome).await?;
+            self.delete_one_by_one(context, &live, &mut outcome).await?;
         }
         if tags || keys {
-            cache.write_checkpoint().await?;
+            self.write_checkpoint(context).await?;
         }
         Ok(outcome.finish())
     }
@@ -61,7 +61,7 @@ impl Single {
     /// meantime may be deleted as well.
     async fn invalidate_in_turn(
         &self,
-        cache: &Cache,
+        context: &Context,
         live: &Socket,
         outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
@@ -80,7 +80,7 @@ impl Single {
             one_by_one = one_by_one.saturating_sub(of_rule);
             let tags: Vec<&str> = ids.iter().map(|&id| outcome.plan.operation(id).target).collect();
             let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(cache.invalidation(&tags, MEMBERS_PER_CALL, &mut sent));
+            pipeline.add_command(context.invalidation(&tags, MEMBERS_PER_CALL, &mut sent));
             let answer = self.send(live, &pipeline).await?.pop().unwrap_or(Value::Nil);
             let noted = match failure::of_answer(INVALIDATE, Some(answer))
                 .and_then(|answer| Invalidations::read(&answer))
@@ -107,7 +107,7 @@ impl Single {
     /// that a value followed is left out: the value has replaced it.
     async fn delete_one_by_one(
         &self,
-        cache: &Cache,
+        context: &Context,
         live: &Socket,
         outcome: &mut PlanOutcome<'_, '_>,
     ) -> Result<(), Outage> {
@@ -125,7 +125,7 @@ impl Single {
                     && (mark.is_some() || !outcome.plan.is_followed_by_value(id));
                 // Every id has two answers: without a key to delete, the lease is deleted twice.
                 let second = if deletes {
-                    cache.deletion(outcome.plan, &[id], &mut sent)
+                    context.deletion(outcome.plan, &[id], &mut sent)
                 } else {
                     unlink_lease.clone()
                 };

@@ -1,13 +1,14 @@
 //! Checkpoint writes on a single server: one checkpoint, advanced in the pipeline of each batch.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 
 use redis::{Cmd, Pipeline, Value};
 
 use super::super::address::Address;
+use super::super::context::Context;
 use super::super::failure::{self, CommandError, Outage};
 use super::super::script::Sent;
-use super::super::{Cache, side_keys};
+use super::super::side_keys;
 use super::Single;
 
 impl Single {
@@ -15,10 +16,10 @@ impl Single {
         vec![side_keys::checkpoints(queue)]
     }
 
-    /// See [`Cache::call_with_checkpoint`].
+    /// Runs one command outside any batch, with a checkpoint write behind it.
     pub(in crate::cache) async fn call_with_checkpoint(
         &self,
-        cache: &Cache,
+        context: &Context,
         name: &str,
         command: Cmd,
     ) -> Result<Value, CommandError> {
@@ -26,8 +27,8 @@ impl Single {
         let (mut pipeline, mut write) = (Pipeline::with_capacity(2), None);
         pipeline.add_command(command);
         let (written, made) = (&mut pipeline, &mut write);
-        let sending = in_order(cache, || {
-            if let Some((write, command)) = cache.checkpoint_write(0, &mut Sent::default()) {
+        let sending = in_order(context, || {
+            if let Some((write, command)) = context.checkpoint_write(0, &mut Sent::default()) {
                 *made = Some(write);
                 written.add_command(command);
             }
@@ -39,7 +40,7 @@ impl Single {
             self.connection.give_up(&live, outage);
         }
         if let Some(write) = write {
-            cache
+            context
                 .note_checkpoint_write(write, &answers.next().unwrap_or(Value::Nil))
                 .inspect_err(|outage| self.connection.give_up(&live, outage))?;
         }
@@ -49,9 +50,17 @@ impl Single {
     /// Advances the checkpoint by one write.
     pub(in crate::cache) async fn write_all_checkpoints(
         &self,
-        cache: &Cache,
+        context: &Context,
     ) -> Result<(), Outage> {
-        cache.write_checkpoint().await
+        self.write_checkpoint(context).await
+    }
+
+    /// Writes a checkpoint behind commands that were sent without one.
+    pub(super) async fn write_checkpoint(&self, context: &Context) -> Result<(), Outage> {
+        match self.call_with_checkpoint(context, "TIME", redis::cmd("TIME")).await {
+            Err(CommandError::Outage(outage)) => Err(outage),
+            _ => Ok(()),
+        }
     }
 
     /// Asks the checkpoint, one command after the other. No node is named: there is one server.
@@ -66,7 +75,7 @@ impl Single {
         Ok((answers, Vec::new()))
     }
 
-    /// Slots do not move, so nobody asks for these.
+    /// Slots do not move, so no caller asks for these.
     pub(in crate::cache) async fn infos(&self) -> Vec<Value> {
         Vec::new()
     }
@@ -74,12 +83,12 @@ impl Single {
 
 /// Sends what `begin` makes, with its checkpoint write, in one go. No other checkpoint write is
 /// sent in between.
-pub(super) async fn in_order<F: Future>(cache: &Cache, begin: impl FnOnce() -> F) -> F::Output {
+pub(super) async fn in_order<F: Future>(context: &Context, begin: impl FnOnce() -> F) -> F::Output {
     let (sending, begun) = {
-        let _order = cache.checkpoint_order();
+        let _order = context.checkpoint_order();
         let mut sending = Box::pin(begin());
         // The first poll sends it. The caller that awaits it polls it again at once.
-        let begun = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let begun = sending.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
         (sending, begun)
     };
     match begun {

@@ -2,10 +2,10 @@
 
 use redis::Value;
 
-use super::super::Cache;
 use super::super::answer::integers;
+use super::super::context::Context;
 use super::super::failure::CommandError;
-use super::super::lease::{FillOutcome, Grant, NewValue, unexpected};
+use super::super::lease::{self, FillOutcome, Grant, NewValue, unexpected};
 use super::super::lifetime::{self, Lifetime};
 use super::super::script::{FILL, GRANT_LEASE, Sent};
 use super::super::side_keys::{Kind, SEQUENCE, side_key};
@@ -35,7 +35,7 @@ impl Single {
     /// Fills a key and adds it to its tags' sets in one step.
     pub(in crate::cache) async fn fill(
         &self,
-        cache: &Cache,
+        context: &Context,
         token: &str,
         since: u64,
         NewValue { key, value, expiry, tags }: NewValue<'_>,
@@ -43,18 +43,18 @@ impl Single {
         let Some(Lifetime { unit, millis, set_millis }) =
             Lifetime::draw(expiry, lifetime::now_ms())
         else {
-            cache.release_lease(key, token).await?;
+            self.call("lease", lease::release(key, token)).await?;
             return Ok(FillOutcome::Over);
         };
         let mut keys = vec![key.as_bytes().to_vec(), side_key(Kind::Lease, key.as_bytes())];
         for tag in tags {
-            let set = cache.tag_set(tag).into_bytes();
+            let set = context.tag_set(tag).into_bytes();
             let generation = side_key(Kind::Generation, &set);
             keys.extend([set, generation]);
         }
         let mut command = FILL.call(&mut Sent::default(), keys.iter().map(Vec::as_slice));
         command.arg(token).arg(since).arg(value).arg(unit.option()).arg(millis).arg(set_millis);
-        match self.call_with_checkpoint(cache, "fill", command).await? {
+        match self.call_with_checkpoint(context, "fill", command).await? {
             Value::Int(1) => Ok(FillOutcome::Filled),
             Value::Int(0) => Ok(FillOutcome::Refused),
             _ => Err(unexpected()),

@@ -4,12 +4,13 @@
 use redis::{Cmd, Value};
 
 use super::super::answer::{integers, slice};
+use super::super::context::Context;
 use super::super::failure::CommandError;
+use super::super::lifetime;
 use super::super::script::{MAINTAIN_SLICE, Sent, TAKE_SECOND_LOOK};
 use super::super::side_keys::{ASIDES, aside};
 use super::super::tag_maintenance::{SCAN_STEP, TagSets, TagSlice};
 use super::super::tags::unexpected;
-use super::super::{Cache, lifetime};
 use super::Single;
 
 impl Single {
@@ -17,7 +18,7 @@ impl Single {
         true
     }
 
-    /// See [`Cache::tag_sets`]. The position is the server's own cursor.
+    /// See [`Cache::tag_sets`](super::super::Cache::tag_sets). The position is the server's own cursor.
     pub(in crate::cache) async fn tag_sets(
         &self,
         scan: Cmd,
@@ -27,10 +28,10 @@ impl Single {
         Ok(TagSets { next, sets })
     }
 
-    /// See [`Cache::maintain_slice`].
+    /// See [`Cache::maintain_slice`](super::super::Cache::maintain_slice).
     pub(in crate::cache) async fn maintain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         cursor: u64,
         only_count: bool,
@@ -41,21 +42,24 @@ impl Single {
             .arg(cursor)
             .arg(SCAN_STEP)
             .arg(u8::from(!only_count))
-            .arg(lifetime::millis(cache.aside_filled_for));
+            .arg(lifetime::millis(context.aside_filled_for));
         let [next, looked, gone] =
             integers(&self.call("maintenance", command).await?).ok_or_else(unexpected)?;
         Ok(TagSlice { next, looked, gone })
     }
 
-    /// See [`Cache::take_second_look`].
+    /// See [`Cache::take_second_look`](super::super::Cache::take_second_look).
     pub(in crate::cache) async fn take_second_look(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
     ) -> Result<bool, CommandError> {
         let mut command =
             TAKE_SECOND_LOOK.call(&mut Sent::default(), with_asides(set, &aside(set)).into_iter());
-        command.arg(lifetime::millis(cache.aside_filled_for)).arg(SCAN_STEP).arg(fastrand::u32(..));
+        command
+            .arg(lifetime::millis(context.aside_filled_for))
+            .arg(SCAN_STEP)
+            .arg(fastrand::u32(..));
         Ok(self.call("maintenance", command).await? == Value::Int(1))
     }
 }

@@ -1,7 +1,7 @@
 //! Tags on a single server: one script invalidates a tag, and one deletes a slice of a drain.
 
-use super::super::Cache;
 use super::super::answer::integers;
+use super::super::context::Context;
 use super::super::failure::CommandError;
 use super::super::script::{DRAIN_SLICE, Sent};
 use super::super::side_keys::{DRAINING_TAGS, Kind, detached, side_key};
@@ -12,25 +12,25 @@ use super::super::tags::{
 use super::Single;
 
 impl Single {
-    /// See [`Cache::invalidate_tag`].
+    /// See [`Cache::invalidate_tag`](super::super::Cache::invalidate_tag).
     pub(in crate::cache) async fn invalidate_tag(
         &self,
-        cache: &Cache,
+        context: &Context,
         tag: &str,
     ) -> Result<Invalidated, CommandError> {
         let value = self
             .call_with_checkpoint(
-                cache,
+                context,
                 INVALIDATE,
-                cache.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
+                context.invalidation(&[tag], MEMBERS_PER_CALL, &mut Sent::default()),
             )
             .await?;
         let mut done = Invalidations::read(&value)?;
         if !done.own.is_empty() {
-            warn_of_own_members(&cache.tag_set(tag));
+            warn_of_own_members(&context.tag_set(tag));
         }
         if !done.long.is_empty() {
-            warn_of_long_members(&cache.tag_set(tag));
+            warn_of_long_members(&context.tag_set(tag));
         }
         match done.refused.pop() {
             Some((_, error)) => Err(error),
@@ -45,7 +45,7 @@ impl Single {
     /// Deletes a slice of detached members. Returns the numbers of `drain_slice.lua`.
     pub(in crate::cache) async fn drain_slice(
         &self,
-        cache: &Cache,
+        context: &Context,
         set: &[u8],
         number: &[u8],
         cursor: u64,
@@ -53,7 +53,8 @@ impl Single {
         let (detached, record) = (detached(set, number), side_key(Kind::Drain, set));
         let keys = [detached.as_slice(), &record, DRAINING_TAGS];
         let mut command = DRAIN_SLICE.call(&mut Sent::default(), keys.into_iter());
-        command.arg(cursor).arg(SLICE).arg(number).arg(set).arg(cache.tag_prefix());
-        integers(&self.call_with_checkpoint(cache, "drain", command).await?).ok_or_else(unexpected)
+        command.arg(cursor).arg(SLICE).arg(number).arg(set).arg(&context.tag_prefix);
+        integers(&self.call_with_checkpoint(context, "drain", command).await?)
+            .ok_or_else(unexpected)
     }
 }

@@ -19,6 +19,8 @@ use crate::quantity::format_duration;
 
 /// List dead letters: their counts by reason and type, then one line for each
 ///
+/// With `--group-by`, only the counts are printed.
+///
 /// No letter is taken out of the queue. The oldest letters come first. A repeated filter matches
 /// any of its values. Different filters are combined with AND.
 #[derive(Debug, Args)]
@@ -38,7 +40,7 @@ pub(super) struct ListArgs {
 }
 
 const GROUP_BY_HELP: &str = "\
-Columns by which letters are counted, separated by commas [default: reason,type; with --waiting: error,type]";
+Columns by which letters are counted, separated by commas; prints only the counts [default: reason,type; with --waiting: error,type]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,10 +147,12 @@ fn write_selected(
     by: &[GroupBy],
     out: &mut impl Write,
 ) -> Result<Exit, CliError> {
+    let paint = Paint::of_stdout();
     if !selected.is_empty() {
-        let paint = Paint::of_stdout();
         writeln!(out)?;
         text::write_groups(&groups(&selected, by), paint, out)?;
+    }
+    if !selected.is_empty() && !args.grouping.is_given() {
         writeln!(out)?;
         let all = selected.len();
         keep_oldest(&mut selected, args.selection.limit());

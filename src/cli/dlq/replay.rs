@@ -86,6 +86,7 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
         letters = letters.with_channel_max(within(PATIENCE_OF_BROKER, rate));
     }
     if args.dry_run {
+        warn_of_ignored(args)?;
         return dry_run(args, config, letters, &stop).await;
     }
     let publisher = reach(async || Publisher::connect(&config.amqp).await).await?;
@@ -148,6 +149,17 @@ async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliE
             Ok(None)
         }
     }
+}
+
+/// Warns of options that only a real replay heeds.
+fn warn_of_ignored(args: &ReplayLettersArgs) -> io::Result<()> {
+    let given =
+        [args.rate.map(|_| "--rate"), args.stop_after_failures.map(|_| "--stop-after-failures")];
+    let ignored: Vec<&str> = given.into_iter().flatten().collect();
+    if !ignored.is_empty() {
+        writeln!(io::stderr(), "warning: --dry-run ignores {}", ignored.join(" and "))?;
+    }
+    Ok(())
 }
 
 async fn dry_run(

@@ -76,6 +76,11 @@ pub(super) struct Grouping {
 }
 
 impl Grouping {
+    /// Returns whether columns were given.
+    pub(super) fn is_given(&self) -> bool {
+        !self.group_by.is_empty()
+    }
+
     /// Returns the columns that were given, or the defaults.
     pub(super) fn by(&self, defaults: &[GroupBy]) -> Vec<GroupBy> {
         if self.group_by.is_empty() {

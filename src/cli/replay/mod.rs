@@ -78,6 +78,9 @@ async fn replay(
         taken_over: TakenOver::default(),
     };
     let cache = if args.dry_run {
+        if args.rate.is_some() {
+            writeln!(io::stderr(), "warning: --dry-run ignores --rate")?;
+        }
         None
     } else {
         Some(Cache::connect(&config.redis, &config.amqp.queue).map_err(CliError::of(Exit::Usage))?)

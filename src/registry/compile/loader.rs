@@ -116,14 +116,13 @@ impl Loaders {
             };
             return Some((id, path));
         }
-        let help = "write `loader:/path` or an absolute URL; the event cannot choose the host";
         let Some((name, _)) = text.split_once(':').filter(|(name, _)| !name.contains(['/', '{']))
         else {
             compiler.report.error_with_help(
                 Code::LoaderUnknown,
                 from.at,
                 "this `from` names no loader",
-                help,
+                self.help(),
             );
             return None;
         };
@@ -133,7 +132,7 @@ impl Loaders {
             Err(message) => {
                 let known = self.declared.keys().map(|(_, name)| name.as_str());
                 let help = nearest(name, known)
-                    .map_or_else(|| help.to_owned(), |name| format!("did you mean `{name}`?"));
+                    .map_or_else(|| self.help(), |name| format!("did you mean `{name}`?"));
                 compiler.report.error_with_help(Code::LoaderUnknown, from.at, message, help);
                 None
             }
@@ -152,6 +151,18 @@ impl Loaders {
             )),
             [] => Err(format!("no loader is named `{name}`")),
         }
+    }
+
+    /// Returns the forms of a `from`, with the loaders that it may name.
+    fn help(&self) -> String {
+        let mut known: Vec<&str> = self.named.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let name = if known.is_empty() {
+            "declare a loader NAME under `loaders`, and write NAME:/path".to_owned()
+        } else {
+            format!("write NAME:/path with the NAME of a loader ({})", known.join(", "))
+        };
+        format!("{name}; or write an absolute URL, whose host the event cannot choose")
     }
 
     fn push(&mut self, loader: Loader) -> LoaderId {

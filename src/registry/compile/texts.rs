@@ -66,7 +66,7 @@ impl TextCompiler<'_, '_, '_> {
             template.end_at_delimiters(|path| lint::is_bounded(path, enforced));
             lint::check_name(text, &template, enforced, self.report);
         }
-        lint::check_paths(text, template.paths(), context.schema, role, self.report);
+        lint::check_paths(text, template.paths(), context.schema, role, in_each, self.report);
         lint::check_foreign(text, template.has_placeholder(), context.schema, self.report);
         Some(template)
     }
@@ -92,6 +92,7 @@ impl TextCompiler<'_, '_, '_> {
             expression.paths().iter(),
             context.schema,
             Role::Expression,
+            in_each,
             self.report,
         );
         Some(expression)
@@ -110,7 +111,7 @@ impl TextCompiler<'_, '_, '_> {
         let url = self.checked(text, compiled)?;
         self.vars(text, url.vars().map(str::to_owned).collect());
         context.reads.note(url.paths());
-        lint::check_paths(text, url.paths(), context.schema, Role::Other, self.report);
+        lint::check_paths(text, url.paths(), context.schema, Role::Other, in_each, self.report);
         Some(url)
     }
 

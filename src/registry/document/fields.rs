@@ -37,6 +37,12 @@ impl<'n> Fields<'n> {
                 None if what == "a rule file" && member.key.contains('.') => {
                     "put events under `events:`, indented".to_owned()
                 }
+                None if known.contains(&"attributes") => format!(
+                    "an attribute goes under `attributes`: attributes: {{ {}: … }}; \
+                     other keys are {}",
+                    member.key,
+                    known[..known.len() - 1].join(", ")
+                ),
                 None => {
                     format!(
                         "known keys are {}; keys that begin with x- are ignored",

@@ -80,6 +80,20 @@ impl Cursor<'_> {
                 let (start, steps) = self.named(root, from, names)?;
                 (root, start, steps)
             }
+            // Expressions call this root `lets`.
+            None if word == "lets" && self.rest().starts_with('.') => {
+                self.eat(".");
+                let name_from = self.at;
+                let name = &self.text[name_from..self.word()?];
+                return Err(TextProblem::new(
+                    Code::TemplateName,
+                    from,
+                    "`lets` exists only in expressions",
+                )
+                .help(format!(
+                    "write {{let.{name}}}; a field of that name in the payload is {{data.lets}}"
+                )));
+            }
             None => (PathRoot::Data, Start::Data, vec![PathStep::Member(word.into())]),
         };
         self.steps(&mut steps)?;

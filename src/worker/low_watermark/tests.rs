@@ -1,3 +1,4 @@
+use super::state::OVERLAP;
 use super::*;
 
 const LATER: Duration = Duration::from_secs(2);

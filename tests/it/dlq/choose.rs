@@ -67,6 +67,11 @@ async fn a_limit_selects_the_oldest_letters_in_every_dlq_command() {
     assert_eq!(is_shown, [true, true, false, false], "{shown}");
     let (code, out, err) = dlq(&stage, &["replay", "--limit", "2", "--dry-run"]).await;
     assert!(code == 0 && out.contains("2020-01-01T00:00:00Z  2020-01-02T00:00:00Z"), "{out}{err}");
+    assert!(!err.contains("warning:"), "{err}");
+    let ignored = ["--rate", "9/s", "--stop-after-failures", "1"];
+    let (code, _, err) = dlq(&stage, &[&["replay", "--dry-run"], &ignored[..]].concat()).await;
+    let warning = "warning: --dry-run ignores --rate and --stop-after-failures\n";
+    assert!(code == 0 && err.contains(warning), "{err}");
     let (code, _, err) = dlq(&stage, &["replay", "--limit", "2"]).await;
     assert!(code == 0 && err.contains("replayed 2 dead letters"), "{err}");
     assert_eq!(listed(&stage, &[]).await, ["e3", "e4"], "the oldest two were replayed");
@@ -150,6 +155,7 @@ async fn dlq_list_selects_and_counts_letters_by_rule_error_and_time() {
     ] {
         assert!(squeezed.iter().any(|line| line.starts_with(group)), "{group}: {out}");
     }
+    assert!(!squeezed.iter().any(|line| line.starts_with("time ")), "only groups: {out}");
     let (_, out, _) = dlq(&stage, &["list", "--group-by", "error"]).await;
     assert!(out.contains("    2  the loader answered 404  "), "{out}");
     let (code, _, err) = dlq(&stage, &["list", "--group-by", "colour"]).await;

@@ -128,7 +128,7 @@ async fn a_heal_begins_where_a_recorded_replay_began() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
     let HealTurn::Ours(marks) = cache.take_heal().await.unwrap() else { panic!("no other heals") };
     let from = HealFrom { offset: Some(EVENTS.into()), time: None };
-    let begun = marks.take_over_progress(&cache, from, registry.digest());
+    let begun = cache.take_over_progress(&marks, from, registry.digest());
     // The second heal goes on with one that died after it had gone back, and had applied five.
     let mut died = begun.clone();
     (died.first, died.applied_to) = (Some(0), Some(5));

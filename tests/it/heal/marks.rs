@@ -211,8 +211,8 @@ async fn take_over(cache: &Cache) -> HealProgress {
     let mut taken = None;
     wait_until(Duration::from_secs(6), "the turn comes", async || {
         if let HealTurn::Ours(marks) = cache.take_heal().await.unwrap() {
-            taken = Some(marks.take_over_progress(
-                cache,
+            taken = Some(cache.take_over_progress(
+                &marks,
                 HealFrom { offset: Some(5), time: None },
                 "rules",
             ));
@@ -279,7 +279,7 @@ async fn a_worker_that_stops_in_the_midst_of_a_heal_has_not_died() {
         panic!("it gave the turn up")
     };
     let mut found =
-        marks.take_over_progress(&other, HealFrom { offset: Some(5), time: None }, "rules");
+        other.take_over_progress(&marks, HealFrom { offset: Some(5), time: None }, "rules");
     assert_eq!((found.applied_to, &found.died), (Some(20), &None));
     found.in_work = Some((20, 21));
     other.note_heal_progress(&found).await.unwrap();
