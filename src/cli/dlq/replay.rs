@@ -31,15 +31,15 @@ use crate::quantity::Rate;
 /// Number of letters in flight. These may be applied twice if the program is killed.
 const IN_FLIGHT: usize = 250;
 
-/// Send dead letters back to the queue of events
+/// Send dead letters back to the main queue
 ///
-/// Each letter is recorded at the end of the history, so that a heal finds it. Then it is published
-/// to the queue of events alone. Once the broker has confirmed it, it is taken out of the
-/// dead-letter queue. Its attempts start at 0 again. An event that fails again becomes
-/// a dead letter that lists its earlier reasons.
+/// Records each dead letter at the end of the history, so that a heal finds it. Then publishes it
+/// to the main queue alone. When the broker has confirmed it, removes it from the dead-letter
+/// queue. Its attempts start at 0 again. An event that fails again becomes a dead letter that lists
+/// its earlier reasons.
 ///
-/// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 letters
-/// may be in both queues, and are applied twice. Exits with 1 if letters were left behind.
+/// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 dead
+/// letters may be in both queues, and are applied twice. Exits with 1 if dead letters are left.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ReplayLettersArgs {
@@ -47,7 +47,7 @@ pub(super) struct ReplayLettersArgs {
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
-    /// Maximum rate, such as 50/s or 600/m
+    /// Maximum rate of dead letters, such as 50/s or 600/m
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
     /// Stop once N letters have become dead letters again. Replays 10 letters first, then ten times
@@ -57,7 +57,8 @@ pub(super) struct ReplayLettersArgs {
     /// Print what would be replayed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the number of replayed letters, and why the command ended early, as one JSON object
+    /// Print the number of replayed dead letters, and why the command ended early, as one JSON
+    /// object
     #[arg(long)]
     json: bool,
 }
