@@ -315,7 +315,7 @@ impl DeadLetters {
     }
 
     /// Removes letters from the queue for good. Waits until the broker has read the
-    /// acknowledgements, unless so much is on its way that the answer would come behind it.
+    /// acknowledgements, unless so much is on its way that the answer would come after it.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -376,7 +376,7 @@ impl DeadLetters {
             let tag = consumer.tag();
             let cancelled =
                 answered(reading.channel.basic_cancel(tag, BasicCancelOptions::default()));
-            // lapin ends the stream when the broker has confirmed, behind everything that came
+            // lapin ends the stream when the broker has confirmed, after everything that came
             // before. Read meanwhile, that takes no room.
             let drained = async {
                 while let Some(unread) = consumer.next().await {

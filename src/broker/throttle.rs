@@ -63,7 +63,7 @@ impl Allowance {
     }
 
     /// Awaits what the broker answers, and grants a window again and again until it does: the
-    /// answer comes behind all that was sent before.
+    /// answer comes after all that was sent before.
     pub(super) async fn granting<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         loop {

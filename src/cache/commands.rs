@@ -46,7 +46,7 @@ pub(super) enum Subject {
     Member(OperationId),
     /// Members detached from that tag.
     Detachment(OperationId),
-    /// Checkpoint write behind the plan.
+    /// Checkpoint write after the plan.
     CheckpointWrite(CheckpointWrite),
 }
 

@@ -2,10 +2,10 @@
 //! unbound or purged. The last worker that ends counts the messages in the queues and the history.
 //! The first worker that starts compares (see `broker/census.rs`).
 //!
-//! Killed workers leave no count, but they leave their low watermarks. Every event behind the
-//! lowest may be unapplied, so all of them must wait in the main queue. Under load the watermark
-//! lags a minute behind. Then fewer events wait, as if some were lost, and the heal that follows
-//! reads from that minute on.
+//! Killed workers leave no count, but they leave their low watermarks. Every event after the lowest
+//! one may be unapplied, so all of them must wait in the main queue. Under load the watermark is a
+//! minute old. Then fewer events wait, as if some were lost, and the heal that follows reads from
+//! that minute on.
 //!
 //! A worker that starts within 10 s of the kill compares nothing, since it takes the killed workers
 //! for live ones. So workers that crash again and again do not heal each time.

@@ -213,7 +213,7 @@ impl History {
                 Found::at(offset.clamp(first, end))
             }));
         }
-        // The end was found first, and no place is behind it.
+        // The end was found first, and no place is after it.
         Ok(Survey { first, end, known_end: end, places: found })
     }
 }

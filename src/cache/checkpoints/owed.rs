@@ -38,7 +38,7 @@ pub struct OwedHeal {
     pub since_ms: u64,
     /// Effects that Redis refused, which alone are owed; `None` if the whole heal is owed.
     pub refused: Option<RefusedEffects>,
-    /// Offset behind everything that is owed; `None` for the end of the history.
+    /// Offset after everything that is owed; `None` for the end of the history.
     pub end_offset: Option<u64>,
     /// Digest of the registry that resolved the refused effects.
     pub digest: String,

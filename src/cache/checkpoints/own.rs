@@ -39,7 +39,7 @@ pub(super) struct OwnCheckpoint {
     pub(super) lock_since_ms: u64,
     /// In a cluster: the node that served it at the last tick.
     pub(super) home: Option<Address>,
-    /// In a cluster: whether it is the only checkpoint behind the latest batch on its node.
+    /// In a cluster: whether it is the only checkpoint after the latest batch on its node.
     pub(super) covers_alone: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Mode {
     Healer,
 }
 
-/// A checkpoint write behind a batch.
+/// A checkpoint write after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) struct CheckpointWrite {
     pub(super) mode: Mode,
@@ -92,7 +92,7 @@ impl OwnCheckpoints {
         self.change(|state| state.mode != Mode::Off)
     }
 
-    /// Frees the number of a write that certainly was not done, with nothing sent behind it.
+    /// Frees the number of a write that certainly was not done, with nothing sent after it.
     pub(in crate::cache) fn not_done(
         &self,
         CheckpointWrite { mode, checkpoint, .. }: CheckpointWrite,
@@ -104,7 +104,7 @@ impl OwnCheckpoints {
         });
     }
 
-    /// Notes that a server ran commands and has no checkpoint that could be written behind them.
+    /// Notes that a server ran commands and has no checkpoint that could be written after them.
     pub(in crate::cache) fn note_uncovered(&self, server: &Address) {
         self.change(|state| {
             if !state.uncovered.contains(server) {
@@ -204,7 +204,7 @@ mod tests {
         ports.iter().map(|&port| Address { host: "h".into(), port }).collect()
     }
 
-    /// Five checkpoints, three of them on the first server, with a batch behind the first.
+    /// Five checkpoints, three of them on the first server, with a batch after the first.
     fn state() -> OwnState {
         let mut state = OwnState {
             mode: Mode::Worker,

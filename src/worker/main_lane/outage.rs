@@ -55,7 +55,7 @@ impl MainLane<'_, '_> {
                                 self.waiting.push_back(batch);
                             }
                             // A heavy delivery may need memory that only the held batches can
-                            // free. Deliveries behind it wait too.
+                            // free. Deliveries after it wait too.
                             Some(FirstLook::Heavy(heavy)) => {
                                 takes = false;
                                 self.arrivals.put_back(heavy);

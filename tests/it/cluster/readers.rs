@@ -90,7 +90,7 @@ impl Source {
     }
 }
 
-/// As a worker does: what an outage interrupts is done again behind it.
+/// As a worker does, repeats after an outage the work that the outage interrupted.
 async fn apply(cache: &Cache, effects: &[Effect]) {
     while try_apply(cache, effects).await.is_err() {
         while cache.probe().await.is_err() {}

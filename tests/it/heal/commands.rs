@@ -98,7 +98,7 @@ async fn letters_replayed_in_parts_after_a_snapshot_are_applied_again() {
     what_dlq_replay_applied_is_healed(&["replay", "--stop-after-failures", "1"]).await;
 }
 
-/// Redis has lost a replay, with the checkpoint that the replay had. The heal begins behind the
+/// Redis has lost a replay, with the checkpoint that the replay had. The heal begins after the
 /// events that the replay applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_begins_where_a_recorded_replay_began() {
