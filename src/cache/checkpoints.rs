@@ -91,7 +91,7 @@ pub enum Entered {
     ToHeal(Checkpoints),
 }
 
-/// Result of a tick.
+/// Result of a tick, in which a worker advances its checkpoints. It does so once a second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tick {
     /// This worker has no checkpoint, since its gate is closed.
@@ -173,8 +173,8 @@ impl Checkpoints {
         lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
     }
 
-    /// Returns the fields of ended or dead workers whose arrivals no other field covers yet. A
-    /// worker counts as dead after a time of silence.
+    /// Returns the fields of ended or dead workers whose low watermarks no other field includes
+    /// yet. A worker counts as dead if it has not advanced its field for a time.
     pub fn gone(&self, but: &str) -> Vec<String> {
         let mut silent: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
         for hash in &self.hashes {

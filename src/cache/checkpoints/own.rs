@@ -158,7 +158,8 @@ impl OwnState {
     }
 
     /// Notes that a tick advanced all checkpoints over connections that have lasted since the
-    /// previous tick. So a checkpoint that has come to a server covers all that the server did.
+    /// previous tick. So a checkpoint that has moved to a server shows losses of all commands of
+    /// that server.
     pub(super) fn note_all_advanced(&mut self, homes: Vec<Address>) {
         self.uncovered.retain(|server| !homes.contains(server));
         let homes = homes.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -171,8 +172,8 @@ impl OwnState {
     /// Returns a checkpoint that leaves a doubt whether a server lost writes, though all numbers
     /// are right. `homes` are the nodes that serve them now.
     ///
-    /// The doubt is a checkpoint that alone covered a batch and has left its server. The others
-    /// there do not show what that server lost since.
+    /// The doubt is a checkpoint that was the only one to show a loss of a batch, and has left its
+    /// server. The others there do not show what that server lost since.
     pub(super) fn doubtful(&self, homes: &[Address]) -> Option<usize> {
         if !self.uncovered.is_empty() {
             return Some(0);

@@ -284,8 +284,7 @@ impl Replay<'_> {
                 .run_until_cancelled(canary.wait_settled(self.letters))
                 .await
                 .unwrap_or_else(|| Err(interrupted()))?;
-            // A look covers the letters that are in the queue when it begins, so it begins only
-            // now.
+            // A look reads the letters that are in the queue when it begins, so it begins only now.
             self.letters.rewind().await.map_err(run_again)?;
             let mut failures = 0;
             let all = Filter::default();

@@ -101,7 +101,8 @@ impl MainLane<'_, '_> {
         // The early deletion of one batch may hit a key that an earlier batch warms.
         self.waiting.iter_mut().for_each(Resolved::note_tried);
         for batch in &mut self.waiting {
-            // The other batches are not tried: each attempt at a silent server takes seconds.
+            // The other batches are not tried: each attempt at a server that does not answer takes
+            // seconds.
             if !batch.delete_now(self.pipeline.cache).await {
                 return false;
             }

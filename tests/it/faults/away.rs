@@ -165,7 +165,7 @@ async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     assert!(!worker.stderr().contains("while no worker ran"), "{}", worker.stderr());
 }
 
-/// Maximum time until silent workers count as dead; they do after 10 s.
+/// Maximum time until stopped workers count as dead, which is after 10 s.
 const NOBODY_LIVES: Duration = Duration::from_secs(20);
 
 /// Returns a stage whose workers were killed at once, so that none left a count. Users 0 to 19

@@ -170,7 +170,7 @@ async fn age_heals(stage: &Stage, hours: u64) {
     }
 }
 
-/// Waits for three ticks.
+/// Waits until the checkpoint has advanced three times.
 async fn wait_ticks() {
     let begun = std::time::Instant::now();
     wait_until(SOON, "three ticks", async || begun.elapsed() > std::time::Duration::from_secs(3))

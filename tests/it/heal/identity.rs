@@ -14,7 +14,7 @@ use crate::support::{Proxy, Redis, rabbitmq, wait_until};
 
 const SOME: u32 = 300;
 
-/// The batch was the dead worker's, and the survivor had no tick after it.
+/// The dead worker applied the batch, and the survivor has not advanced its checkpoint since.
 #[tokio::test]
 async fn a_loss_that_only_a_dead_worker_could_show_is_healed() {
     let server = Redis::start().await;
@@ -84,7 +84,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     assert_eq!(marks.doubt(), Doubt::Replaced);
 }
 
-/// No connection breaks: the tick finds it.
+/// No connection breaks. The next advance of the checkpoint finds the change.
 #[tokio::test]
 async fn a_server_that_was_demoted_and_promoted_again_is_healed() {
     let (server, other) = (Redis::start().await, Redis::start().await);
@@ -191,8 +191,8 @@ async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// The survivor cannot reach the broker, and is silent while the other's batch is applied and lost.
-/// Its own checkpoint is unchanged.
+/// The survivor cannot reach the broker, and is suspended while the other worker's batch is applied
+/// and lost. Its own checkpoint is unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     let stage = stage().await;
@@ -255,6 +255,7 @@ async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
             .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
             .count()
     };
-    wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_until(SOON, "one checkpoint alone has a low watermark", async || covering().await == 1)
+        .await;
     assert_eq!(heals(&living).await, 0.0, "{}", living.stderr());
 }

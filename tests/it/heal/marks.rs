@@ -59,7 +59,7 @@ async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.in_full())
 }
 
-/// Between two ticks, and with no tick after it: a confirmed write is lost all the same.
+/// A confirmed write is lost between two advances of the checkpoint, and the worker notices it.
 #[tokio::test]
 async fn one_lost_batch_is_noticed() {
     let server = Redis::start().await;
@@ -117,7 +117,7 @@ async fn batches_after_a_loss_do_not_cover_it() {
     assert_eq!(redis.hget::<_, _, String>(MARKS, cache.id()).await.unwrap(), old);
     probe(&cache).await;
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    // Its tick would have found the loss too. Now every other worker's tick does.
+    // Its own next advance would have found the loss too. Now that of every other worker finds it.
     let other = self::cache(&server).await;
     assert!(
         matches!(other.enter(1).await.unwrap(), Entered::ToHeal(_)),

@@ -47,7 +47,7 @@ async fn ten_thousand_deletes_that_a_snapshot_does_not_have_are_made_again() {
     assert_eq!(heals(&worker).await, 1.0);
 }
 
-/// No client's command fails. The snapshot is loaded beneath the worker within a tick, and the
+/// No client's command fails. The snapshot is loaded under the worker within a second, and the
 /// worker is idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_that_was_cut_off_is_healed() {

@@ -41,7 +41,7 @@ async fn wait_logged(worker: &Worker, words: &str) {
     wait_until(SOON, words, async || worker.stderr().contains(words)).await;
 }
 
-/// Returns the age of the earliest time that a checkpoint covers.
+/// Returns the age of the lowest low watermark of all checkpoints.
 async fn covered(stage: &Stage) -> Duration {
     let now_ms = u64::try_from(since_epoch().as_millis()).unwrap();
     let lows = mark_fields(stage).await.into_iter().filter_map(|(field, mark)| {
@@ -134,7 +134,11 @@ async fn an_hour_without_workers_heals_nothing() {
     let next = stage.worker(&[]).await;
     stage.wait_settled(&[&next]).await;
     wait_logged(&next, "no heal is needed: Redis holds what workers left").await;
-    wait_logged(&next, "stopped in order: this worker's checkpoint covers what they left").await;
+    wait_logged(
+        &next,
+        "stopped in order: this worker's low watermark includes the events that they left",
+    )
+    .await;
     assert_no_heal(&[&next]).await;
     assert!(
         covered(&stage).await > Duration::from_secs(3_500),
@@ -180,8 +184,8 @@ async fn fewer_workers_heal_nothing() {
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// The worker dies with deliveries in flight. Another worker gets them, and also covers their
-/// range.
+/// The worker dies with deliveries in flight. Another worker gets them, and its low watermark
+/// includes them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     let stage = safe_stage().await;
@@ -205,7 +209,8 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
             .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
             .count()
     };
-    wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_until(SOON, "one checkpoint alone has a low watermark", async || covering().await == 1)
+        .await;
     wait_logged(&living, "silent for 10 s, so they were killed").await;
     assert_no_heal(&[&living]).await;
     let back = reach_of_a_heal(&stage, "kill -9 of a worker", &[&living]).await;
