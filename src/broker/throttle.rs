@@ -1,7 +1,7 @@
 //! Limit on the bytes that a connection may read ahead of its reader.
 //!
-//! lapin reads whatever the socket holds and keeps it until a reader takes it. Nothing else limits
-//! a stream's deliveries: up to 3.12, RabbitMQ sends a whole chunk, whatever the prefetch is. So
+//! lapin reads everything that the socket holds and keeps it until a reader takes it. Nothing else
+//! limits a stream's deliveries: up to 3.12, RabbitMQ sends a whole chunk, with any prefetch. So
 //! this module stops reading the socket, and TCP holds the broker back.
 
 use std::future::Future;

@@ -268,7 +268,7 @@ impl Context {
         commands.push(Subject::Operation(id), command);
     }
 
-    /// Writes a value without a fence, whatever its tags.
+    /// Writes a value without a fence, with or without tags.
     pub(super) fn set(
         &self,
         commands: &mut Commands,

@@ -138,7 +138,7 @@ impl HealProgress {
         self
     }
 
-    /// Returns whether so many heals died at one offset that it is to be skipped.
+    /// Returns whether enough heals died at one offset that a heal must skip it.
     pub fn is_to_pass_over(&self, deaths_max: u32) -> bool {
         self.died
             .as_ref()

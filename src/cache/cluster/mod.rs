@@ -83,7 +83,8 @@ impl Cluster {
         }
     }
 
-    /// Returns that every script counts as sent. A node that lacks one says so, and then gets it.
+    /// Returns that every script counts as sent. A node that lacks one answers with an error, and
+    /// then receives it.
     pub(super) fn sent(&self) -> Sent {
         Sent::all()
     }

@@ -220,7 +220,7 @@ fn interrupted() -> CliError {
 }
 
 impl Replay<'_> {
-    /// Replays the selected letters. An error says why letters are left.
+    /// Replays the selected letters. An error names the reason why letters are left.
     async fn all(&mut self, args: &ReplayLettersArgs) -> Result<(), CliError> {
         // The oldest letters, and those that failed again, are known only after a look at all of
         // them.

@@ -77,8 +77,8 @@ async fn a_moving_slot_is_followed() {
     assert!(cache.state().is_up(), "nothing of it was an outage");
 }
 
-/// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes
-/// tell each other.
+/// Each of two nodes redirects the slot to the other one. This can happen when slots move faster
+/// than the nodes learn of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_redirect_to_each_other_are_not_flooded() {
     let (names, cluster) = (Names::new(), RedisCluster::start().await);

@@ -12,7 +12,8 @@ use crate::end_to_end::stage::{SOON, Stage};
 use crate::heal::stops::age_marks;
 use crate::support::{Worker, wait_until};
 
-/// Declares the main queue as the contract says, as Terraform or an import of definitions does.
+/// Declares the main queue with the documented arguments, as Terraform or an import of definitions
+/// does.
 pub(crate) async fn declare_main(stage: &Stage, channel: &Channel) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();

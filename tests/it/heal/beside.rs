@@ -33,7 +33,7 @@ pub(super) async fn status(stage: &Stage) -> String {
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
-/// The broker refuses to read the history. Events continue all the same, and the heal happens once
+/// The broker refuses to read the history. Events continue nevertheless, and the heal happens once
 /// reading is permitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_cannot_be_read_does_not_stop_events() {
@@ -200,8 +200,8 @@ async fn worker_with_newer_rules(stage: &Stage) -> (Worker, tempfile::TempDir) {
     (stage.worker(&[("UNSTALE_SCHEMAS", newer.path().to_str().unwrap())]).await, newer)
 }
 
-/// During a rollout of rules, the worker with the older ones heals. The effects of the newer rules
-/// are healed all the same, once.
+/// During a rollout of rules, the worker with the older ones heals. A worker with the newer rules
+/// then heals by them, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_other_rules_heal_again_by_their_own() {
     let (stage, older) = healed_by_older_rules().await;

@@ -91,8 +91,8 @@ async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
     }
 }
 
-/// A heal forgives what was lost before it. If the clock was ahead meanwhile, it says nothing of
-/// losses until that time comes, nor of those before and after it.
+/// After a heal, losses from before it no longer count. If the clock was ahead during the heal, the
+/// heal must not hide later losses, before or after the clock reaches that time.
 #[tokio::test]
 async fn a_heal_by_a_clock_that_was_ahead_hides_no_later_loss() {
     for hours_later in [0, 4] {

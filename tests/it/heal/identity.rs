@@ -1,4 +1,4 @@
-//! The server's identity shows a restart or a promotion, whatever the checkpoints show.
+//! The server's identity shows a restart or a promotion, even if all checkpoints are right.
 //!
 //! A worker that is gone may have seen more than the remaining ones.
 
@@ -72,7 +72,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     .await;
     assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)));
 
-    // After a promotion it is another server, whatever it holds.
+    // After a promotion it counts as another server, even with the same content.
     wait_until(SOON, "the replica has the marks", async || {
         replica.connection().await.exists(MARKS).await.unwrap()
     })

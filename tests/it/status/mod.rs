@@ -54,7 +54,7 @@ fn texts<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
         .collect()
 }
 
-/// Waits until so many workers have reported.
+/// Waits until that number of workers has reported.
 async fn wait_reported(stage: &Stage, workers: usize) {
     wait_until(SOON, "the workers report", async || {
         json(stage, &[]).await.1["redis"]["workers"].as_array().unwrap().len() == workers
