@@ -35,7 +35,7 @@ async fn a_worker_of_another_broker_does_not_start_beside_living_ones() {
         worker.stderr()
     );
     assert_eq!(heals(&worker).await, 0.0);
-    // A second worker of the same broker does.
+    // A second worker of the same broker starts.
     stage.worker(&[]).await;
 }
 

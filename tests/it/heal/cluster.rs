@@ -1,4 +1,4 @@
-//! Primaries of a cluster that go back one by one: each has checkpoints of its own.
+//! Each primary of a cluster has its own checkpoints, and can lose writes alone.
 
 use std::time::{Duration, Instant};
 

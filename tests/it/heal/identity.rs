@@ -141,7 +141,7 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     assert_eq!((marks.lowest_ms(), marks.doubt()), (Some(1), Doubt::Unknown));
 }
 
-/// A counter that went back has issued higher numbers. The heal goes beyond them, and an ordinary
+/// A counter that went back had higher numbers before. The heal moves it past them, and an ordinary
 /// bump does not jump.
 #[tokio::test]
 async fn a_heal_moves_counters_past_all_that_was_given_out() {
@@ -219,7 +219,8 @@ async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     assert!(!survivor.stderr().contains("Redis lost writes"), "{}", survivor.stderr());
 }
 
-/// After a clean stop there is nothing to heal and nothing to report, however long no worker runs.
+/// After a clean stop there is nothing to heal and nothing to report, even if no worker runs for
+/// long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_of_all_workers_heals_nothing() {
     let stage = stage().await;
@@ -241,7 +242,8 @@ async fn a_stop_of_all_workers_heals_nothing() {
     assert!(!next.stderr().contains("applying the history again"), "{}", next.stderr());
 }
 
-/// A live worker takes over the range of a dead one, once it covers that itself.
+/// A live worker takes over the low watermark of a dead one, once its own low watermark is as
+/// early.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
     let stage = stage().await;

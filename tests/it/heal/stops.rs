@@ -1,6 +1,6 @@
 //! Stops, deploys, fewer workers and dead workers.
 //!
-//! None of them is a loss of Redis, and after each a heal begins a short time back.
+//! None of them is a loss of Redis. After each of them, a heal begins only a short time earlier.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
