@@ -28,7 +28,7 @@ async fn a_moving_slot_is_followed() {
     mover.begin(slot, from, to).await;
     mover.migrate(&[key("moved")], from, to).await;
 
-    // Some are here, some have moved on, some are nowhere.
+    // Some keys are on this node, some have moved, and some do not exist.
     let effects = [
         effect(0, key("here"), Action::Delete),
         effect(0, key("moved"), Action::Delete),
@@ -71,7 +71,7 @@ async fn a_moving_slot_is_followed() {
     ] {
         assert_eq!(get(&mut redis, &key(name)).await.as_deref(), expected, "{name}");
     }
-    // And once more where it is now.
+    // The test deletes the key once more on its new node.
     assert_eq!(apply(&cache, &[effect(0, key("new"), Action::Delete)]).await.unsettled, []);
     assert_eq!(get(&mut redis, &key("new")).await, None);
     assert!(cache.state().is_up(), "nothing of it was an outage");

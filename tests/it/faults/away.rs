@@ -54,7 +54,7 @@ async fn stopped() -> Stage {
     stage
 }
 
-/// Workers that end together: one of them leaves the count, and no other worker's checkpoint hides
+/// If workers end together, one of them leaves the count, and no other worker's checkpoint hides
 /// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_purged_after_all_workers_ended_at_once_loses_nothing() {
@@ -135,7 +135,7 @@ async fn a_queue_that_is_unbound_while_no_worker_runs_loses_nothing() {
 }
 
 /// The schedule changes while an event waits for a step that no worker uses any more. The event
-/// comes back, and the checkpoints record how long it may wait.
+/// returns to its queue, and the checkpoints record how long it may wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;

@@ -1,6 +1,6 @@
 //! The server's identity shows a restart or a promotion, even if all checkpoints are right.
 //!
-//! A worker that is gone may have seen more than the remaining ones.
+//! A worker that ended may have applied more than the checkpoints of the remaining workers show.
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use crate::support::{Proxy, Redis, Worker, full_runs, rabbitmq, wait_until};
 
 const SOME: u32 = 200;
 
-/// Margin for clocks, in every heal that begins at a time.
+/// Margin by which every heal that begins at a time begins earlier, since clocks differ.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Time after which no message of a worker that is gone may be in flight any more. The full runs
@@ -179,7 +179,7 @@ async fn fewer_workers_heal_nothing() {
     stage.wait_settled(&[&other]).await;
     assert_no_heal(&[&other]).await;
     let back = reach_of_a_heal(&stage, "a scale-down", &[&other]).await;
-    // Times count from the newest chunk back, whose own time is known within minutes.
+    // Ages are subtracted from the time of the newest chunk, which is known within minutes.
     wait_logged(&other, "first_offset=0 events=").await;
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
@@ -217,8 +217,8 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// The worker gets SIGTERM in the middle of a heal. It ends its turn, and does not count as dead by
-/// the heal.
+/// The worker gets SIGTERM in the middle of a heal. It gives up the heal, and does not count as
+/// killed by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     let stage = safe_stage().await;
@@ -231,7 +231,7 @@ async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     publish(&stage, SOME).await;
     stage.wait_settled(&[&stopped]).await;
     let id = mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap().0;
-    // It gets no further than the beginning.
+    // The heal gets no further than its beginning.
     proxy.stall();
     stage.redis.kill();
     stage.redis.restart().await;
