@@ -131,7 +131,7 @@ impl HistoryStart {
         {
             if end_of_all(&config.amqp).await? > known {
                 return Err(BrokerError::Unreachable(
-                    "the history's nodes that answered lag behind".into(),
+                    "the nodes of the history that answered lag behind another node".into(),
                 )
                 .into());
             }

@@ -289,7 +289,7 @@ async fn confirmed(
         if let Some(pause) = pause {
             warn!(
                 copies = copies.len(),
-                "RabbitMQ could not store copies (a queue is full or has lost its quorum): trying again"
+                "RabbitMQ could not store republished messages (a queue is full or has lost its quorum): trying again"
             );
             tokio::time::sleep(pause).await;
             nacked_tries += 1;

@@ -41,7 +41,7 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
                 let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) && registry.load().registry.has_second_deletes()
                 {
-                    warn!(%cause, "second passes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");
+                    warn!(%cause, "this worker does not perform second deletes (`again`); docs/reference/redis-permissions.md has the ACL for them");
                 }
                 refused = Some(cause);
                 REFUSED_PAUSE
@@ -61,11 +61,11 @@ async fn pass(
     let passes = cache.run_second_deletes(token).await?;
     drain::log_lost(passes.lost);
     for cause in &passes.failed {
-        warn!(%cause, "second passes failed, and are tried again for four hours");
+        warn!(%cause, "second deletes failed, and are tried again for four hours");
     }
     for (due, cause) in &passes.given_up {
         let rule = rules_of(due, &registry.load().registry);
-        error!(%cause, %rule, "a second pass was refused for four hours, and is given up; a stale value may stay until its TTL");
+        error!(%cause, %rule, "Redis refused a second delete for four hours, so it is given up; a stale value may stay until its TTL");
     }
     if !passes.due.is_empty() {
         debug!(targets = passes.due.len(), "deleted a second time");

@@ -40,7 +40,7 @@ pub(super) async fn bind(registry: &CurrentRegistry, session: &Session) -> Sessi
             }
             Ok(rebound) => warn!(
                 added = ?rebound.added, left_bound = ?rebound.left_bound,
-                "bound the registry's routing keys; what it no longer names stays bound until somebody unbinds it"
+                "bound the registry's routing keys; keys that it no longer names stay bound until somebody unbinds them"
             ),
             Err(error) => return SessionEnded::new(Cause::new(error)),
         }

@@ -224,7 +224,7 @@ async fn begin(
         // dies.
         on.lane.acks_take_hold().await;
         let in_vain = delivery.in_vain().unwrap_or_default();
-        warn!(redelivered = in_vain, routing_key = ?delivery.routing_key(), "handled alone: redelivered without an acknowledgement, it may be what ends workers");
+        warn!(redelivered = in_vain, routing_key = ?delivery.routing_key(), "handled alone: a message that was redelivered without an acknowledgement may kill workers");
     }
     let (name, pipeline) = (on.name, on.pipeline);
     pipeline.in_flight.set(name, on.lane.in_flight());

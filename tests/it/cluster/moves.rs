@@ -108,7 +108,7 @@ async fn nodes_that_redirect_to_each_other_are_not_flooded() {
         give_to(&owner_id).await;
         moved().await
     });
-    assert_eq!(applied.unsettled, [], "mended in time");
+    assert_eq!(applied.unsettled, [], "fixed in time");
     // One at once, then one each 20 ms.
     let at_most = begun.elapsed().as_millis() / 20 + 5;
     assert!(u128::from(asked) <= at_most, "{asked} times in {:?}", begun.elapsed());

@@ -142,7 +142,7 @@ async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     let in_vain = deliveries.worst("", |seen| seen.in_vain).in_vain;
     assert!(
         in_vain <= before + 1,
-        "a message was delivered {in_vain} times in vain, and {before} before"
+        "a message was redelivered {in_vain} times, and {before} times before"
     );
 }
 
