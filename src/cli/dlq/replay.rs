@@ -77,7 +77,7 @@ const PATIENCE_OF_BROKER: Duration = Duration::from_secs(5);
 const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
 
 const NO_HISTORY: &str = "nothing is lost; run the command again for the rest once the stream works. To go on without it, set \
-                          UNSTALE_HISTORY=off: no heal then repeats the effects of these letters";
+                          UNSTALE_HISTORY=off: no heal then repeats the effects of these dead letters";
 
 pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
@@ -144,7 +144,7 @@ async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliE
         Err(outage) => {
             writeln!(
                 io::stderr(),
-                "warning: {}: replaying without a checkpoint, so a heal may not repeat the effects of these letters",
+                "warning: {}: replaying without a checkpoint, so a heal may not repeat the effects of these dead letters",
                 outage.in_full()
             )?;
             Ok(None)
@@ -235,7 +235,7 @@ impl Replay<'_> {
         self.progress.finish_and_clear();
         match self.first_problem.take() {
             Some(problem) => {
-                let left = format!("{} left behind", text::letters(self.left));
+                let left = format!("{} left in the queue", text::letters(self.left));
                 Err(CliError::stopped(left).because(&problem).help(RUN_AGAIN))
             }
             None => Ok(()),
@@ -365,14 +365,14 @@ impl Replay<'_> {
         if replayed.unrecorded > 0 && self.unrecorded == 0 {
             writeln!(
                 io::stderr(),
-                "warning: stream `{}` does not exist: if Redis loses writes later, no heal repeats the effects of these letters",
+                "warning: stream `{}` does not exist: if Redis loses writes later, no heal repeats the effects of these dead letters",
                 self.letters.names().history
             )?;
         }
         self.unrecorded += replayed.unrecorded;
         if let Some(problem) = replayed.history_problem {
             let left = format!(
-                "{} left behind, because stream `{}` does not take them",
+                "{} left in the queue, because stream `{}` does not take them",
                 text::letters(self.left),
                 self.letters.names().history
             );
