@@ -105,6 +105,8 @@ codes! {
     FieldUndeclared "data.undeclared-field" "A rule reads a field that `data` does not declare."
     FieldOptional "data.optional-field" "A rule needs a field that `data` does not require."
     FieldUnread "data.unread-field" "`data` declares a field that no rule reads."
+    FieldCompound "data.compound-field"
+        "A key or a tag reads an array or an object as one value."
     DataMissing "data.missing" "A key names a field of an event that has no `data`."
     KeyOwn "key.reserved" "A key begins with `unstale:`."
     KeyOfTag "key.tag-set" "A key begins with `UNSTALE_TAG_PREFIX`, so it may be the set of a tag."

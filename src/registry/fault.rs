@@ -29,6 +29,11 @@ impl Fault {
         Self { message: message.into(), is_absence: true }
     }
 
+    /// Returns the failure of a path that leads to nothing. The path is part of the rule.
+    pub(super) fn absent(path: &str) -> Self {
+        Self::absence(format!("`{path}` is absent"))
+    }
+
     pub(super) fn of_types() -> Self {
         Self::new("the expression has no answer for values of these types")
     }
@@ -36,6 +41,13 @@ impl Fault {
     /// Returns the failure of a value that JSON lacks.
     pub(super) fn no_json(what: &str) -> Self {
         Self::new(format!("JSON cannot hold the value: {what}"))
+    }
+
+    /// Returns the failure of a conversion that would round.
+    pub(super) fn inexact(function: &str) -> Self {
+        Self::new(format!(
+            "`{function}` of a number beyond 2^53 that is no 64-bit integer: it is not exact; a path alone keeps its text"
+        ))
     }
 
     /// Returns the failure of an operator or function that is not defined for these types.

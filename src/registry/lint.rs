@@ -44,9 +44,28 @@ pub(super) fn check_paths<'p>(
     report: &mut Report<'_>,
 ) {
     let Some(schema) = schema else { return };
-    for path in paths.filter(|path| path.root() == PathRoot::Data && !path.is_optional()) {
+    for path in paths.filter(|path| path.root() == PathRoot::Data) {
         let in_braces = text.text.find(&format!("{{{}", path.text())).map(|brace| brace + 1);
         let at = text.place_of(in_braces.or_else(|| text.text.find(path.text())).unwrap_or(0));
+        if matches!(role, Role::Key | Role::Name)
+            && let Some(compound) = compound_at(schema, path.steps())
+        {
+            let name = path.text();
+            report.error_with_help(
+                Code::FieldCompound,
+                at,
+                format!("`{name}` is an {compound} in `data`, which cannot be part of a name"),
+                if compound == "array" {
+                    format!("write {{{name}[]}} for one name of each element")
+                } else {
+                    format!("name one of its fields, such as {{{name}.id}}")
+                },
+            );
+            continue;
+        }
+        if path.is_optional() {
+            continue;
+        }
         match look_up(schema, path.steps()) {
             Finding::Undeclared => report.warn(
                 Code::FieldUndeclared,
@@ -235,6 +254,13 @@ enum Finding {
     Undeclared,
     NotRequired,
     FreeText,
+}
+
+/// Returns the type of a path's value, if the schema says that it is always an array or an object.
+fn compound_at<'v>(root: &'v Value, steps: &[PathStep]) -> Option<&'v str> {
+    let (known, _) = schemas_at(root, steps).ok()?;
+    let mut types = known.iter().filter_map(|schema| schema["type"].as_str());
+    types.find(|name| ["array", "object"].contains(name))
 }
 
 /// Maximum number of references and `allOf` that are followed.

@@ -745,7 +745,7 @@ fn an_explanation_names_the_reason_of_each_skipped_rule() {
             (1, "target is dropped: an optional value is absent"),
             (
                 2,
-                "condition has no answer (a field is absent), so the rule takes the safe side: data.gone == 2"
+                "condition has no answer (`data.gone` is absent), so the rule takes the safe side: data.gone == 2"
             ),
         ]
     );

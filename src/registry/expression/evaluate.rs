@@ -69,7 +69,7 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Event(field) => {
                 let found = self.scope.event_field(*field);
                 found.map_or_else(
-                    || Err(Fault::absence("a field is absent")),
+                    || Err(Fault::absent(&format!("event.{}", field.as_str()))),
                     |found| Ok(found.value(self.budget)?),
                 )
             }
@@ -80,7 +80,7 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Attribute { name, is_test: false } => {
                 let found = self.scope.attribute(name)?;
                 found.map_or_else(
-                    || Err(Fault::absence("an attribute of the event is absent")),
+                    || Err(Fault::absent(&format!("event.{name}"))),
                     |text| Ok(Value::Borrowed(text)),
                 )
             }
@@ -92,8 +92,8 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Changed(path) => Ok(Value::Bool(self.scope.event.changed(path)?)),
             Node::Variable(at) => self.variables.get(*at).cloned().ok_or_else(Fault::of_types),
             Node::Select { of, field, is_test, call } => {
-                let of = self.node(of)?;
-                self.select(of, field, *is_test, call)
+                let value = self.node(of)?;
+                self.select((of, value), field, *is_test, call)
             }
             Node::And(sides) => self.connect(sides, false),
             Node::Or(sides) => self.connect(sides, true),
@@ -175,7 +175,14 @@ impl<'v> Evaluator<'v, '_, '_> {
         }
     }
 
-    fn select(&self, of: Value<'v>, field: &str, is_test: bool, call: &Call) -> Answer<'v> {
+    fn select(
+        &self,
+        (node, of): (&Node, Value<'v>),
+        field: &str,
+        is_test: bool,
+        call: &Call,
+    ) -> Answer<'v> {
+        let absent = || Fault::absent(&node.select_text(field));
         let found = match &of {
             Value::AbsentPrevious => None,
             Value::Json(json) if json.kind() == JsonKind::Object => {
@@ -190,7 +197,7 @@ impl<'v> Evaluator<'v, '_, '_> {
                 return match (found, is_test) {
                     (found, true) => Ok(Value::Bool(found.is_some())),
                     (Some(value), false) => Ok(value.clone()),
-                    (None, false) => Err(Fault::absence("a field is absent")),
+                    (None, false) => Err(absent()),
                 };
             }
             _ => return self.call(call, &[of]),
@@ -198,7 +205,7 @@ impl<'v> Evaluator<'v, '_, '_> {
         match found {
             found if is_test => Ok(Value::Bool(found.is_some())),
             Some(json) => self.json(json),
-            None => Err(Fault::absence("a field is absent")),
+            None => Err(absent()),
         }
     }
 

@@ -131,6 +131,21 @@ pub(super) struct Call {
 /// Names of a call's operands. No function takes more.
 pub(super) const OPERANDS: [&str; 4] = ["@0", "@1", "@2", "@3"];
 
+impl Node {
+    /// Returns the selection of a field of this node as text, such as `data.owner.name`. A computed
+    /// part is `…`.
+    pub(super) fn select_text(&self, field: &str) -> String {
+        let of = match self {
+            Self::Data => "data".to_owned(),
+            Self::Previous => "previous".to_owned(),
+            Self::Item => "item".to_owned(),
+            Self::Select { of, field, .. } => of.select_text(field),
+            _ => "…".to_owned(),
+        };
+        format!("{of}.{field}")
+    }
+}
+
 impl Call {
     /// Returns the call of a function or operator. `operands` includes the target.
     pub(super) fn of(function: &str, has_target: bool, operands: usize) -> Self {
@@ -141,6 +156,11 @@ impl Call {
         let target = has_target.then(|| args.next().map(Box::new)).flatten();
         let call = CallExpr { func_name: function.to_owned(), target, args: args.collect() };
         Self { template: IdedExpr { id: 0, expr: Expr::Call(call) }, is_member: has_target }
+    }
+
+    /// Returns the name of the function or operator, if it is one.
+    pub(super) fn function(&self) -> Option<&str> {
+        if let Expr::Call(call) = &self.template.expr { Some(&call.func_name) } else { None }
     }
 
     /// Returns the selection of a field.

@@ -182,6 +182,12 @@ impl<'v> Evaluator<'v, '_, '_> {
         let bytes = operands.iter().map(Value::length).sum::<usize>();
         self.budget.work(WORK_PER_CALL + bytes as u64 / 4)?;
         self.budget.bytes(32)?;
+        if let ([value], Some(function)) = (operands, call.function())
+            && value.is_inexact()
+            && ["string", "int", "uint"].contains(&function)
+        {
+            return Err(Fault::inexact(function));
+        }
         let mut context = Context::with_env(ENV.clone());
         for (name, value) in OPERANDS.iter().zip(operands) {
             context.add_variable_as_val(*name, value.to_cel());

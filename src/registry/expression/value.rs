@@ -72,6 +72,12 @@ impl<'v> Value<'v> {
         })
     }
 
+    /// Returns whether the value is a double that does not identify an integer, and would make a
+    /// wrong key.
+    pub(super) fn is_inexact(&self) -> bool {
+        matches!(self, Self::Double(double) if double.abs() >= 9_007_199_254_740_992.0)
+    }
+
     /// Returns the value as JSON.
     ///
     /// # Errors
@@ -90,8 +96,7 @@ impl<'v> Value<'v> {
             Self::Bool(bool) => out.push_str(if *bool { "true" } else { "false" }),
             Self::Int(int) => push(int, budget, out)?,
             Self::UInt(uint) => push(uint, budget, out)?,
-            // Beyond 2^53 a double does not identify an integer, and would make a wrong key.
-            Self::Double(double) if double.abs() >= 9_007_199_254_740_992.0 => {
+            Self::Double(_) if self.is_inexact() => {
                 return Err(Fault::no_json("a double beyond 2^53, which is not exact"));
             }
             Self::Double(double) => {

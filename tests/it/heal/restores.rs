@@ -124,7 +124,7 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
     .await;
     let snapshot = stage.redis.snapshot().await;
     assert!(readable(&stage.redis).await.is_some_and(|left| left > 0), "it has not ended");
-    wait_gone(&stage.redis, SOON).await;
+    wait_gone(&stage.redis, SOON * 4).await;
     stage.wait_settled(&[&worker]).await;
 
     stage.redis.restore(&snapshot).await;
