@@ -50,8 +50,9 @@ pub(super) struct ReplayLettersArgs {
     /// Maximum rate of dead letters, such as 50/s or 600/m
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
-    /// Stop once N letters have become dead letters again. Replays 10 letters first, then ten times
-    /// as many in each further part
+    /// Stop once N of them have become dead letters again (a canary). Replays 10 dead letters
+    /// first, then ten times as many in each further part. Does not see the failures of a loader,
+    /// whose events first pass the retry schedule
     #[arg(long, value_name = "N", value_parser = super::select::count)]
     stop_after_failures: Option<u32>,
     /// Print what would be replayed, and change nothing

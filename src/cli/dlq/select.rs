@@ -19,8 +19,8 @@ pub(super) struct Selection {
     /// repeatable
     #[arg(long = "type", value_name = "PATTERN")]
     types: Vec<String>,
-    /// Only letters that failed in this rule, such as 'user.yaml#user.updated/0', or in any rule of
-    /// this event definition or file; repeatable
+    /// Only dead letters that failed in this rule, such as 'user.yaml#user.updated/0', or in any
+    /// rule of this event definition, file or folder; repeatable
     #[arg(long)]
     rule: Vec<String>,
     /// Only dead letters whose error contains this text, in upper or lower case; repeatable
