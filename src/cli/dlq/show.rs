@@ -185,7 +185,9 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     body(args, message, &mut out);
     match plan(planner, message) {
         Some(plan) => plan.trim_end().lines().for_each(|line| out.extend(["  ", line, "\n"])),
-        None => out.push_str("  reading this dead letter panics: this is a bug, please report it\n"),
+        None => {
+            out.push_str("  reading this dead letter panics: this is a bug, please report it\n")
+        }
     }
     out.push('\n');
     out
