@@ -93,7 +93,7 @@ impl Delivery {
 
     /// Returns how often it was redelivered without an acknowledgement, less the forgiven
     /// deliveries; `None` the first time.
-    pub fn in_vain(&self) -> Option<u64> {
+    pub fn counted_redeliveries(&self) -> Option<u64> {
         self.redelivery_count().map(|count| count.saturating_sub(self.forgiven))
     }
 
@@ -113,7 +113,7 @@ impl Delivery {
         count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
     }
 
-    /// Excludes that many deliveries from [`in_vain`](Self::in_vain).
+    /// Excludes that many deliveries from [`counted_redeliveries`](Self::counted_redeliveries).
     ///
     /// The process that received them is alive, so they ended no worker.
     pub fn forgive(&mut self, deliveries: u64) {
@@ -175,7 +175,7 @@ impl Delivery {
     /// Returns whether a publisher's message came straight from its own exchange.
     ///
     /// Such a message is no older than the queue's backlog.
-    pub fn is_first_hand(&self) -> bool {
+    pub fn is_first_publication(&self) -> bool {
         self.origin == Origin::Publisher && !self.was_moved && !self.exchange.as_str().is_empty()
     }
 

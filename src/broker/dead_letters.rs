@@ -351,7 +351,7 @@ impl DeadLetters {
     /// When the connection is over earlier. The letters go back anyway, in an order that the broker
     /// chooses.
     pub async fn close(mut self) -> Result<(), SessionEnded> {
-        self.give_back().await?;
+        self.requeue_all().await?;
         self.link.close().await;
         Ok(())
     }
@@ -363,7 +363,7 @@ impl DeadLetters {
     /// # Errors
     /// As for [`close`](Self::close).
     pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
-        self.give_back().await?;
+        self.requeue_all().await?;
         self.total = self.ready().await?;
         self.left = self.total;
         Ok(())
@@ -390,7 +390,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    async fn give_back(&mut self) -> Result<(), SessionEnded> {
+    async fn requeue_all(&mut self) -> Result<(), SessionEnded> {
         self.cancel().await?;
         let readings = std::mem::take(&mut self.readings);
         self.sizes = Sizes::default();

@@ -265,7 +265,7 @@ impl Lane {
     /// that it had kept back.
     fn answered_since(&mut self, asked: Instant) {
         if let Some(last) = self.asked_at.replace(asked) {
-            self.acker.recent.took_hold(last);
+            self.acker.recent.took_effect(last);
         }
     }
 
@@ -356,9 +356,9 @@ impl Lane {
 
     /// Waits until earlier acknowledgements take effect even if this process dies; a second at
     /// most.
-    pub async fn acks_take_hold(&self) {
-        tokio::time::sleep(self.acker.recent.take_hold_in()).await;
-        self.acker.recent.took_hold(Instant::now());
+    pub async fn acks_take_effect(&self) {
+        tokio::time::sleep(self.acker.recent.take_effect_in()).await;
+        self.acker.recent.took_effect(Instant::now());
     }
 
     /// Requeues everything unacknowledged at once, after [`cancel`](Self::cancel), or it would come

@@ -35,7 +35,7 @@ impl Names {
     }
 
     /// Returns the retry queue for an attempt, counted from 1; `None` beyond the last retry step.
-    pub fn rung(&self, attempt: u32) -> Option<&str> {
+    pub fn retry_queue(&self, attempt: u32) -> Option<&str> {
         let at = usize::try_from(attempt.checked_sub(1)?).ok()?;
         self.retry.get(at).map(|(_, name)| name.as_str())
     }
@@ -46,21 +46,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rungs_are_named_canonically() {
+    fn retry_queues_are_named_by_their_delays() {
         let delays = [Duration::from_millis(500), Duration::from_secs(60), Duration::from_secs(90)];
         let names = Names::new("shop", &delays);
-        let rungs: Vec<&str> = names.retry.iter().map(|(_, name)| name.as_str()).collect();
-        assert_eq!(rungs, ["shop.retry.500ms", "shop.retry.1m", "shop.retry.90s"]);
+        let retry_queues: Vec<&str> = names.retry.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(retry_queues, ["shop.retry.500ms", "shop.retry.1m", "shop.retry.90s"]);
         assert_eq!((names.main.as_str(), names.slow.as_str()), ("shop", "shop.slow"));
         assert_eq!((names.dead.as_str(), names.history.as_str()), ("shop.dead", "shop.history"));
     }
 
     #[test]
-    fn attempts_climb_the_ladder_and_fall_off_its_end() {
+    fn each_attempt_has_its_retry_queue_and_the_next_has_none() {
         let names = Names::new("q", &[Duration::from_secs(1), Duration::from_secs(10)]);
-        assert_eq!(names.rung(0), None);
-        assert_eq!(names.rung(1), Some("q.retry.1s"));
-        assert_eq!(names.rung(2), Some("q.retry.10s"));
-        assert_eq!(names.rung(3), None);
+        assert_eq!(names.retry_queue(0), None);
+        assert_eq!(names.retry_queue(1), Some("q.retry.1s"));
+        assert_eq!(names.retry_queue(2), Some("q.retry.10s"));
+        assert_eq!(names.retry_queue(3), None);
     }
 }

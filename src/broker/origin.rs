@@ -145,9 +145,9 @@ mod tests {
             origins.establish(&mut came);
             came
         };
-        assert!(came("events", &[]).is_first_hand());
-        assert!(!came("", &[(X_DEATH, deaths)]).is_first_hand());
-        assert!(!came("", &[]).is_first_hand());
+        assert!(came("events", &[]).is_first_publication());
+        assert!(!came("", &[(X_DEATH, deaths)]).is_first_publication());
+        assert!(!came("", &[]).is_first_publication());
     }
 
     fn established(

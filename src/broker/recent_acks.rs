@@ -30,13 +30,13 @@ impl RecentAcks {
     }
 
     /// Notes that the channel has passed on the acknowledgements made before that time.
-    pub(super) fn took_hold(&self, before: Instant) {
+    pub(super) fn took_effect(&self, before: Instant) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|made| *made >= before);
     }
 
     /// Returns the time until the broker has passed all of them on: zero unless many were made
     /// recently.
-    pub(super) fn take_hold_in(&self) -> Duration {
+    pub(super) fn take_effect_in(&self) -> Duration {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (made.front(), made.back()) {
             (Some(first), Some(last)) if made.len() == PASSED_ON && first.elapsed() < ONE_WRITE => {
@@ -52,22 +52,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goodbye_waits_for_many_acknowledgements_and_not_for_few() {
+    fn a_close_waits_for_many_recent_acknowledgements_and_not_for_few() {
         let acks = RecentAcks::default();
         for _ in 0..PASSED_ON - 1 {
             acks.note();
         }
-        assert_eq!(acks.take_hold_in(), Duration::ZERO);
+        assert_eq!(acks.take_effect_in(), Duration::ZERO);
         acks.note();
         acks.note();
-        assert!(acks.take_hold_in() > ONE_WRITE / 2);
+        assert!(acks.take_effect_in() > ONE_WRITE / 2);
         let passed_on = acks.0.lock().unwrap()[1];
-        acks.took_hold(passed_on);
-        assert_eq!(acks.take_hold_in(), Duration::ZERO);
+        acks.took_effect(passed_on);
+        assert_eq!(acks.take_effect_in(), Duration::ZERO);
         acks.note();
-        assert!(acks.take_hold_in() > ONE_WRITE / 2);
+        assert!(acks.take_effect_in() > ONE_WRITE / 2);
         let long_ago = Instant::now().checked_sub(ONE_WRITE).unwrap();
         acks.0.lock().unwrap()[0] = long_ago;
-        assert_eq!(acks.take_hold_in(), Duration::ZERO);
+        assert_eq!(acks.take_effect_in(), Duration::ZERO);
     }
 }

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_preconditions_are_told_apart() {
+    fn failed_preconditions_are_distinguished() {
         use Precondition::{NoReplica, NotAStream, Other, OtherArgument};
         let differs = |argument, current| OtherArgument(Difference { argument, current });
         for (text, read) in [

@@ -292,8 +292,8 @@ impl Session {
         let Self { consume, publish, history, signal, kept_open, .. } = self;
         let kept_open = kept_open.into_inner().unwrap_or_else(PoisonError::into_inner);
         if signal.cause().is_none() {
-            let take_hold_in = kept_open.iter().map(|(_, recent)| recent.take_hold_in()).max();
-            tokio::time::sleep(take_hold_in.unwrap_or_default()).await;
+            let take_effect_in = kept_open.iter().map(|(_, recent)| recent.take_effect_in()).max();
+            tokio::time::sleep(take_effect_in.unwrap_or_default()).await;
         }
         if let Some(publish) = Arc::into_inner(publish) {
             publish.close().await;

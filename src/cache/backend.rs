@@ -103,20 +103,20 @@ of_both_kinds! {
 }
 
 of_both_kinds! {
-    /// See [`Cache::probe`](super::Cache::probe).
+    /// See `Cache::probe`.
     async fn probe(&self) -> Result<(), Outage>;
 
     /// Runs one command by itself, outside any batch.
     async fn call(&self, name: &str, command: Cmd) -> Result<Value, CommandError>;
 
-    /// See [`Cache::apply`](super::Cache::apply).
+    /// See `Cache::apply`.
     async fn apply(&self, context: &Context, plan: &Plan<'_>) -> Result<Applied, Outage>;
 
     /// Runs deletions on connections of their own. A server that refuses writes is not an outage
     /// there, and refused deletions are ignored.
     async fn delete_apart(&self, commands: &[Cmd]) -> Result<(), Outage>;
 
-    /// See [`Cache::invalidate_tag`](super::Cache::invalidate_tag).
+    /// See `Cache::invalidate_tag`.
     async fn invalidate_tag(&self, context: &Context, tag: &str) -> Result<Invalidated, CommandError>;
 
     /// Deletes some members of `set`, which the tag's invalidation with that number detached.
@@ -132,7 +132,7 @@ of_both_kinds! {
     /// Continues the scan for sets of tags at `cursor`, with the `SCAN` of `scan`.
     async fn tag_sets(&self, scan: Cmd, cursor: u64) -> Result<TagSets, CommandError>;
 
-    /// See [`Cache::maintain_slice`](super::Cache::maintain_slice).
+    /// See `Cache::maintain_slice`.
     async fn maintain_slice(
         &self,
         context: &Context,
@@ -141,13 +141,13 @@ of_both_kinds! {
         only_count: bool,
     ) -> Result<TagSlice, CommandError>;
 
-    /// See [`Cache::take_second_look`](super::Cache::take_second_look).
+    /// See `Cache::take_second_look`.
     async fn take_second_look(&self, context: &Context, set: &[u8]) -> Result<bool, CommandError>;
 
-    /// Grants a lease for `ttl_ms`: see [`Cache::grant_lease`](super::Cache::grant_lease).
+    /// Grants a lease for `ttl_ms`: see `Cache::grant_lease`.
     async fn grant_lease(&self, key: &str, token: &str, ttl_ms: i64) -> Result<Grant, CommandError>;
 
-    /// See [`Cache::fill`](super::Cache::fill).
+    /// See `Cache::fill`.
     async fn fill(
         &self,
         context: &Context,
@@ -179,6 +179,6 @@ of_both_kinds! {
     /// Returns the `INFO` of each connected node, even of those that no longer serve a slot.
     async fn infos(&self) -> Vec<Value>;
 
-    /// See [`Cache::take_heal`](super::Cache::take_heal).
+    /// See `Cache::take_heal`.
     async fn take_heal(&self, context: &Context) -> Result<HealTurn, CommandError>;
 }

@@ -22,8 +22,7 @@
 //! - `writes`: advancing a checkpoint after a batch
 //! - `place`: low watermarks, and where a heal begins
 //! - `heal`, `turn`: the turn to heal, and its end
-//! - `progress`: how far a heal has come, and which events killed workers; `progress_calls`: its
-//!   calls
+//! - `progress`, `progress_calls`: how far a heal has come, and which events killed workers
 //! - `record`: the record of the last heal
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time

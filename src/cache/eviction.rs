@@ -32,12 +32,12 @@ impl Cache {
     pub async fn eviction(&self) -> Result<Eviction, Outage> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
-        let told = match self.call("INFO", info).await {
+        let answer = match self.call("INFO", info).await {
             Ok(value) => from_info(&value),
             Err(CommandError::Outage(outage)) => return Err(outage),
             Err(CommandError::Refused(_) | CommandError::Failed(_)) => None,
         };
-        if let Some(eviction) = told {
+        if let Some(eviction) = answer {
             return Ok(eviction);
         }
         let mut config = redis::cmd("CONFIG");

@@ -23,17 +23,17 @@ impl Cache {
     /// # Errors
     /// An outage.
     pub async fn server(&self) -> Result<ServerInfo, CommandError> {
-        let mut told = String::new();
+        let mut info = String::new();
         for section in ["server", "replication"] {
             let mut command = redis::cmd("INFO");
             command.arg(section);
             match self.call("INFO", command).await {
-                Ok(value) => told.extend(text_of(&value)),
+                Ok(value) => info.extend(text_of(&value)),
                 Err(error @ CommandError::Outage(_)) => return Err(error),
                 Err(CommandError::Refused(_) | CommandError::Failed(_)) => {}
             }
         }
-        Ok(read(&told))
+        Ok(read(&info))
     }
 }
 

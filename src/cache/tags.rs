@@ -56,7 +56,7 @@ pub struct Invalidated {
     pub existed: u64,
     /// Members whose keys were gone before.
     pub gone: u64,
-    /// True if members are left for [`Cache::drain_tag`](super::Cache::drain_tag).
+    /// True if members are left for `Cache::drain_tag`.
     pub draining: bool,
 }
 

@@ -31,7 +31,7 @@ impl LetValues for Lets<'_> {
             // A `let` reads earlier ones only, so that there are no cycles.
             if expression.lets().iter().any(|&earlier| earlier >= at) {
                 return Err(Fault::new(format!(
-                    "`let.{name}` reads one that does not stand before it"
+                    "`let.{name}` reads one that is not defined before it"
                 )));
             }
             let scope = Scope { event, lets: self, item: None, places: &Places::default() };

@@ -63,12 +63,12 @@ impl Charge {
     pub(super) fn reduce_to(&mut self, bytes: u64) {
         let over = self.bytes.saturating_sub(bytes);
         self.bytes -= over;
-        self.account.give_back(over);
+        self.account.release(over);
     }
 }
 
 impl Account {
-    fn give_back(&self, bytes: u64) {
+    fn release(&self, bytes: u64) {
         self.0.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.0.released.notify_waiters();
     }
@@ -76,7 +76,7 @@ impl Account {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.account.give_back(self.bytes);
+        self.account.release(self.bytes);
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_does_not_fit_waits_until_enough_is_given_back() {
+    async fn a_charge_that_does_not_fit_waits_until_enough_is_released() {
         let account = Account::default();
         let mut first = account.reserve(MOST_BYTES).await;
         assert!(!account.has_room());

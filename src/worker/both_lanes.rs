@@ -50,7 +50,7 @@ pub(super) async fn run(
             ),
         )
         .await?;
-        if end == LaneEnd::GaveBack || !in_main.any() {
+        if end == LaneEnd::Requeued || !in_main.any() {
             return Ok(end);
         }
         let lanes = [
@@ -72,7 +72,7 @@ pub(super) async fn run(
             end = suspected_poison::handle(lanes, until) => end?,
             never = beat(&shared.readiness) => match never {},
         };
-        if end == LaneEnd::GaveBack || stop.is_cancelled() {
+        if end == LaneEnd::Requeued || stop.is_cancelled() {
             return Ok(end);
         }
         (window, slow_after) = (PrefetchRamp::new(&shared.config.amqp, true), Duration::ZERO);
@@ -92,7 +92,7 @@ async fn slow_side(
         let wind_down = until.no_more.child_token();
         let mut found = SuspectedPoison::new(&wind_down);
         let end = slow_lane::run(lane, pipeline, (prefetch, after), until, &mut found).await?;
-        if end == LaneEnd::GaveBack || !found.any() {
+        if end == LaneEnd::Requeued || !found.any() {
             return Ok(end);
         }
         // The main lane winds down too, or keeps little in flight.
@@ -104,7 +104,7 @@ async fn slow_side(
             suspects: found.into_found(),
         }];
         let end = suspected_poison::handle(lanes, until).await?;
-        if end == LaneEnd::GaveBack || until.no_more.is_cancelled() {
+        if end == LaneEnd::Requeued || until.no_more.is_cancelled() {
             return Ok(end);
         }
         after = Duration::ZERO;
@@ -132,7 +132,7 @@ async fn both(
         end = &mut slow => (end?, false),
     };
     match (first, main_is_first) {
-        (LaneEnd::GaveBack, _) => Ok(first),
+        (LaneEnd::Requeued, _) => Ok(first),
         (LaneEnd::Stopped, true) => tokio::select! {
             end = slow => end,
             never = beat(readiness) => match never {},

@@ -34,7 +34,7 @@ pub(super) fn log_lost(detached_sets: u64) {
     if detached_sets > 0 {
         error!(
             detached_sets,
-            "sets of invalidated tags vanished before they were drained: Redis evicted them (maxmemory-policy), or somebody deleted \
+            "sets of invalidated tags vanished before they were drained: Redis evicted them (maxmemory-policy), or a client deleted \
              unstale:drain*; their members stay until their TTL"
         );
     }

@@ -11,7 +11,7 @@ pub(super) enum LaneEnd {
     Stopped,
     /// Redis was away too long, or a stop was requested while it was away. The deliveries in flight
     /// are requeued.
-    GaveBack,
+    Requeued,
 }
 
 /// The tokens that end the slow lane, and the handling of suspected poison messages.

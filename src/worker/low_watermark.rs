@@ -11,8 +11,8 @@
 //! - It waits in a queue after its first publication. The last look that saw the queue empty is
 //!   older than the event.
 //! - It waits in a queue after it was requeued or republished. The worker that let go of it covers
-//!   it until the queue was seen empty, and for [`OVERLAP`](state::OVERLAP) more. By then, the worker that received
-//!   it has recorded it.
+//!   it until the queue was seen empty, and for [`OVERLAP`](state::OVERLAP) more. By then, the
+//!   worker that received it has recorded it.
 //!
 //! [`UnreadDeliveries`]: super::unread_deliveries::UnreadDeliveries
 //!
@@ -83,7 +83,11 @@ impl Bounds {
                 });
             }
         }
-        if delivery.is_first_hand() && !delivery.redelivered() { self.quiet } else { self.lowest }
+        if delivery.is_first_publication() && !delivery.redelivered() {
+            self.quiet
+        } else {
+            self.lowest
+        }
     }
 }
 

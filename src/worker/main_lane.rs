@@ -70,7 +70,7 @@ pub(super) async fn run(
             Event::Applied(Ok(batch)) => lane.settle(batch).await,
             Event::Applied(Err(not_applied)) => {
                 if !lane.hold(not_applied).await? {
-                    return Ok(LaneEnd::GaveBack);
+                    return Ok(LaneEnd::Requeued);
                 }
             }
             Event::Settled(batch) => lane.acknowledge(&batch?, lane.prefetch())?,

@@ -63,7 +63,7 @@ impl PrefetchRamp {
     pub(super) fn after(&mut self, deliveries: &[Delivery], waiting: u32) -> Option<u16> {
         let before = self.prefetch();
         for delivery in deliveries {
-            self.note(delivery.body().len(), delivery.in_vain());
+            self.note(delivery.body().len(), delivery.counted_redeliveries());
         }
         self.prefetch.note_waiting(waiting);
         self.prefetch.adapt();
@@ -71,11 +71,11 @@ impl PrefetchRamp {
         (now != before).then_some(now)
     }
 
-    /// Notes one delivery. `in_vain` is its redelivery count, if it has one.
-    fn note(&mut self, body_bytes: usize, in_vain: Option<u64>) {
+    /// Notes one delivery. `redeliveries` is its redelivery count, if it has one.
+    fn note(&mut self, body_bytes: usize, redeliveries: Option<u64>) {
         self.prefetch.observe(body_bytes);
         let Stage::Part { at_once, new_wanted } = self.stage else { return };
-        self.stage = match (new_wanted, in_vain) {
+        self.stage = match (new_wanted, redeliveries) {
             (0, _) | (1, None) => self.next(at_once),
             (_, None) => Stage::Part { at_once, new_wanted: new_wanted - 1 },
             (_, Some(_)) => Stage::Part { at_once, new_wanted: at_once.max(FEW) },
@@ -99,9 +99,9 @@ mod tests {
         PrefetchRamp::up_to(Prefetch::new(full), careful)
     }
 
-    fn after(window: &mut PrefetchRamp, count: usize, in_vain: Option<u64>) -> u16 {
+    fn after(window: &mut PrefetchRamp, count: usize, redeliveries: Option<u64>) -> u16 {
         for _ in 0..count {
-            window.note(100, in_vain);
+            window.note(100, redeliveries);
         }
         window.prefetch()
     }

@@ -145,12 +145,12 @@ impl<'s> Publisher<'s> {
             let arrived_after = text(bound.time_ms);
             let message = delivery.message();
             let earlier = Provenance::of(&message);
-            let in_vain = delivery.in_vain().unwrap_or_default();
+            let redeliveries = delivery.counted_redeliveries().unwrap_or_default();
             let headers = CopyHeaders {
                 attempt: earlier.as_ref().map_or(0, |earlier| earlier.attempt),
                 effects: earlier.as_ref().and_then(|earlier| earlier.effects.as_deref()),
                 registry: earlier.as_ref().and_then(|earlier| earlier.registry).unwrap_or_default(),
-                redelivered: Some(in_vain),
+                redelivered: Some(redeliveries),
                 arrived_after: arrived_after.as_deref(),
                 arrived_offset: bound.offset,
                 time: &now,
@@ -305,7 +305,9 @@ async fn confirmed(
 /// message, and each message around it, would begin again at zero.
 fn redelivered_so_far(delivery: &Delivery, destination: Destination) -> Option<u64> {
     match destination {
-        Destination::Slow | Destination::Retry(_) => delivery.in_vain().filter(|times| *times > 0),
+        Destination::Slow | Destination::Retry(_) => {
+            delivery.counted_redeliveries().filter(|times| *times > 0)
+        }
         Destination::Dead(_) => None,
     }
 }

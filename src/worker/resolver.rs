@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_any_more_is_told_to_stop() {
+    async fn abandoned_work_is_cancelled() {
         let threads = threads(Duration::from_secs(60));
         let (begun, has_begun) = mpsc::channel();
         let work = threads.run(0, move |budget| {

@@ -29,7 +29,7 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
     let mut refused = None;
     loop {
         gate.open().await;
-        let pause = match pass(cache, &token, registry).await {
+        let pause = match run_due(cache, &token, registry).await {
             Ok(true) => Duration::ZERO,
             Ok(false) if registry.load().registry.has_second_deletes() => INTERVAL,
             Ok(false) => IDLE_INTERVAL,
@@ -53,24 +53,24 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
 
 /// Runs the second deletes that are due now, as many as one call does. Returns true if there may be
 /// more.
-async fn pass(
+async fn run_due(
     cache: &Cache,
     token: &str,
     registry: &CurrentRegistry,
 ) -> Result<bool, CommandError> {
-    let passes = cache.run_second_deletes(token).await?;
-    drain::log_lost(passes.lost);
-    for cause in &passes.failed {
+    let done = cache.run_second_deletes(token).await?;
+    drain::log_lost(done.lost);
+    for cause in &done.failed {
         warn!(%cause, "second deletes failed, and are tried again for four hours");
     }
-    for (due, cause) in &passes.given_up {
+    for (due, cause) in &done.given_up {
         let rule = rules_of(due, &registry.load().registry);
         error!(%cause, %rule, "Redis refused a second delete for four hours, so it is given up; a stale value may stay until its TTL");
     }
-    if !passes.due.is_empty() {
-        debug!(targets = passes.due.len(), "deleted a second time");
+    if !done.due.is_empty() {
+        debug!(targets = done.due.len(), "deleted a second time");
     }
-    Ok(!passes.due.is_empty())
+    Ok(!done.due.is_empty())
 }
 
 /// Returns the names of the rules that may have asked for a second delete.

@@ -1,4 +1,4 @@
-//! Tasks that run beside the lanes of a session: they look at its queues, bind the routing keys of
+//! Tasks that run beside the lanes of a session. They look at its queues, bind the routing keys of
 //! a newer registry, and log alarms of the broker.
 
 use std::convert::Infallible;
@@ -40,7 +40,7 @@ pub(super) async fn bind(registry: &CurrentRegistry, session: &Session) -> Sessi
             }
             Ok(rebound) => warn!(
                 added = ?rebound.added, left_bound = ?rebound.left_bound,
-                "bound the registry's routing keys; keys that it no longer names stay bound until somebody unbinds them"
+                "bound the registry's routing keys; routing keys that it no longer names stay bound until an operator unbinds them"
             ),
             Err(error) => return SessionEnded::new(Cause::new(error)),
         }

@@ -39,7 +39,7 @@ pub(super) async fn run(
                 let done: Result<Option<Tag>, SessionEnded> = done;
                 match done? {
                     Some(tag) => lane.ack_one(tag)?,
-                    None => return Ok(LaneEnd::GaveBack),
+                    None => return Ok(LaneEnd::Requeued),
                 }
             }
             () = suspects.wound_down(), if !stopping => {

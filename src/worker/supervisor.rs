@@ -34,7 +34,7 @@ pub(super) struct Supervisor<'s> {
     shared: &'s Shared,
     /// True after the first session. Before it a refusal ends the worker, afterwards it leads to
     /// back-off.
-    stood_before: bool,
+    had_session: bool,
     /// True if an unreadable message ended the last session. The next session then takes one
     /// message at a time at first.
     careful: bool,
@@ -52,7 +52,7 @@ impl<'s> Supervisor<'s> {
     pub(super) fn new(shared: &'s Shared) -> Self {
         Self {
             shared,
-            stood_before: false,
+            had_session: false,
             careful: false,
             saw_deletion: false,
             compared: false,
@@ -87,9 +87,9 @@ impl<'s> Supervisor<'s> {
             let cause = match opened {
                 Ok(session) => {
                     self.logged_cause = None;
-                    broker_objects::began(&self.shared.heal_state, &session, !self.stood_before);
-                    self.stood_before = true;
-                    let stood_since = Instant::now();
+                    broker_objects::began(&self.shared.heal_state, &session, !self.had_session);
+                    self.had_session = true;
+                    let began = Instant::now();
                     let ended = self.serve(session, stop).await;
                     // An interrupted look may have declared something.
                     broker_objects::note_new_history(&self.shared.heal_state, &self.deletion_seen);
@@ -98,13 +98,13 @@ impl<'s> Supervisor<'s> {
                     if stop.is_cancelled() {
                         break;
                     }
-                    if stood_since.elapsed() > PROVEN {
+                    if began.elapsed() > PROVEN {
                         backoff.reset();
                     }
                     match ended {
                         Ok(LaneEnd::Stopped) => break,
                         // The next session waits for Redis.
-                        Ok(LaneEnd::GaveBack) => continue,
+                        Ok(LaneEnd::Requeued) => continue,
                         Err(ended) => {
                             self.careful = ended.by_unreadable_message();
                             if self.careful {
@@ -116,13 +116,13 @@ impl<'s> Supervisor<'s> {
                         }
                     }
                 }
-                Err(refused) if refused.is_final() && !self.stood_before => return Err(refused),
+                Err(refused) if refused.is_final() && !self.had_session => return Err(refused),
                 Err(failed) => {
                     broker_objects::note_new_history(&self.shared.heal_state, &self.deletion_seen);
                     // Another client may declare the missing object before this worker can notice
                     // that it was missing.
                     self.saw_deletion |=
-                        self.stood_before && matches!(failed, BrokerError::Topology(_));
+                        self.had_session && matches!(failed, BrokerError::Topology(_));
                     failed.in_full()
                 }
             };
@@ -138,7 +138,7 @@ impl<'s> Supervisor<'s> {
 
     async fn open(&self) -> Result<Session, BrokerError> {
         let routing_keys = self.shared.registry.load().registry.routing_keys().to_vec();
-        let start = if self.stood_before { Start::Again } else { Start::First };
+        let start = if self.had_session { Start::Again } else { Start::First };
         let opening = Session::open_noting(
             &self.shared.config.amqp,
             &routing_keys,
@@ -146,7 +146,7 @@ impl<'s> Supervisor<'s> {
             start,
             &self.deletion_seen,
         );
-        if self.stood_before || self.logged_cause.is_some() {
+        if self.had_session || self.logged_cause.is_some() {
             return opening.await;
         }
         let mention = || {
@@ -169,7 +169,7 @@ impl<'s> Supervisor<'s> {
         if self.logged_cause.as_deref() == Some(cause) {
             return;
         }
-        if self.stood_before {
+        if self.had_session {
             warn!(cause, retry_in_ms = wait.as_millis(), "no session with RabbitMQ");
         } else {
             warn!(cause, retry_in_ms = wait.as_millis(), "waiting for RabbitMQ");
@@ -201,7 +201,7 @@ impl<'s> Supervisor<'s> {
         self.shared.readiness.set_consuming(Err("no session with RabbitMQ".into()));
         match &ended {
             Ok(LaneEnd::Stopped) => info!("stopped: everything in flight is settled"),
-            Ok(LaneEnd::GaveBack) => {
+            Ok(LaneEnd::Requeued) => {
                 warn!("deliveries in flight requeued until Redis answers")
             }
             Err(_) => {}
@@ -270,7 +270,7 @@ impl<'s> Supervisor<'s> {
             shared.in_flight.drop_unread(lane.not_given_out());
         }
         let end = end?;
-        if end == LaneEnd::GaveBack {
+        if end == LaneEnd::Requeued {
             main.nack_all().await?;
             slow.nack_all().await?;
         }

@@ -107,7 +107,7 @@ impl<'w> SuspectedPoison<'w> {
 /// Returns true if a delivery is a suspected poison message. A message at its delivery limit is
 /// not: the worker dead-letters it unread.
 fn is_suspect(delivery: &Delivery) -> bool {
-    delivery.in_vain().is_some_and(|times| times >= SUSPECT)
+    delivery.counted_redeliveries().is_some_and(|times| times >= SUSPECT)
         && delivery.redelivery_count().is_some_and(|times| times < DELIVERIES_AT_MOST)
 }
 
@@ -143,15 +143,15 @@ pub(super) async fn handle<const N: usize>(
     }
     if let Some((at, one)) = first {
         for lane in &lanes {
-            lane.lane.acks_take_hold().await;
+            lane.lane.acks_take_effect().await;
         }
-        if begin(&mut lanes[at], one, until).await? == LaneEnd::GaveBack {
-            return Ok(LaneEnd::GaveBack);
+        if begin(&mut lanes[at], one, until).await? == LaneEnd::Requeued {
+            return Ok(LaneEnd::Requeued);
         }
     }
     for (lane, concerned) in lanes.iter_mut().zip(concerned) {
-        if concerned && search(lane, until).await? == LaneEnd::GaveBack {
-            return Ok(LaneEnd::GaveBack);
+        if concerned && search(lane, until).await? == LaneEnd::Requeued {
+            return Ok(LaneEnd::Requeued);
         }
     }
     Ok(LaneEnd::Stopped)
@@ -204,8 +204,8 @@ async fn search(on: &mut WoundDown<'_>, until: Until<'_>) -> Result<LaneEnd, Ses
         }
         // Nothing else is in flight when it begins.
         set_aside(on, &std::mem::take(&mut aside)).await?;
-        if begin(on, one, until).await? == LaneEnd::GaveBack {
-            return Ok(LaneEnd::GaveBack);
+        if begin(on, one, until).await? == LaneEnd::Requeued {
+            return Ok(LaneEnd::Requeued);
         }
     }
     set_aside(on, &aside).await?;
@@ -222,9 +222,9 @@ async fn begin(
     if is_suspect(delivery) {
         // A broker that lost an acknowledgement would redeliver that message too when the worker
         // dies.
-        on.lane.acks_take_hold().await;
-        let in_vain = delivery.in_vain().unwrap_or_default();
-        warn!(redelivered = in_vain, routing_key = ?delivery.routing_key(), "handled alone: a message that was redelivered without an acknowledgement may kill workers");
+        on.lane.acks_take_effect().await;
+        let redeliveries = delivery.counted_redeliveries().unwrap_or_default();
+        warn!(redeliveries, routing_key = ?delivery.routing_key(), "handled alone: redelivered before, it may be a poison message");
     }
     let (name, pipeline) = (on.name, on.pipeline);
     pipeline.in_flight.set(name, on.lane.in_flight());
@@ -238,7 +238,7 @@ async fn begin(
         settled = settling => settled?,
         ended = on.lane.end() => return Err(ended),
     };
-    let Some(tag) = settled else { return Ok(LaneEnd::GaveBack) };
+    let Some(tag) = settled else { return Ok(LaneEnd::Requeued) };
     on.lane.ack_one(tag)?;
     pipeline.in_flight.set(name, on.lane.in_flight());
     Ok(LaneEnd::Stopped)

@@ -267,7 +267,7 @@ async fn tag_maintenance_follows_its_setting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gc_ignores_sets_under_another_prefix_unless_told_by_an_option() {
+async fn gc_ignores_sets_under_another_prefix_unless_an_option_names_it() {
     let server = Redis::start().await;
     let mut redis = server.connection().await;
     let _: u64 = ask(&mut redis, &["SADD", "tagged:online-users", "17", "42"]).await;

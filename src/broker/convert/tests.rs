@@ -129,7 +129,7 @@ fn a_publishers_own_counts_are_not_believed() {
     ];
     let fresh = counted(false, &claims);
     assert_eq!(
-        (fresh.delivery_count(), fresh.in_vain()),
+        (fresh.delivery_count(), fresh.counted_redeliveries()),
         (0, None),
         "what was never delivered cannot have failed"
     );
@@ -141,5 +141,5 @@ fn a_publishers_own_counts_are_not_believed() {
             (ACQUIRED_COUNT, AMQPValue::LongLongInt(1)),
         ],
     );
-    assert_eq!(requeued.in_vain(), Some(1));
+    assert_eq!(requeued.counted_redeliveries(), Some(1));
 }

@@ -277,16 +277,16 @@ fn a_suspect_that_is_set_aside_carries_its_count_and_no_other_copy_does() {
     let aside = copied(&fresh, &CopyHeaders { redelivered: Some(5), ..headers() });
     let aside: Vec<(&str, AMQPValue)> =
         aside.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    assert_eq!(came(&aside).in_vain(), Some(5));
+    assert_eq!(came(&aside).counted_redeliveries(), Some(5));
     assert_eq!(
-        delivery("events", "q", properties(&aside), b"{}").in_vain(),
+        delivery("events", "q", properties(&aside), b"{}").counted_redeliveries(),
         None,
         "not believed of a publisher"
     );
     let again: Vec<(&str, AMQPValue)> =
         aside.iter().cloned().chain([("x-delivery-count", AMQPValue::LongLongInt(2))]).collect();
     assert_eq!(
-        came(&again).redelivered_once().in_vain(),
+        came(&again).redelivered_once().counted_redeliveries(),
         Some(7),
         "the broker's count comes on top"
     );
@@ -313,7 +313,7 @@ fn no_signature_vouches_for_what_an_unsigned_message_claims() {
     ]);
     let mut unsigned = delivery("", "q", BasicProperties::default().with_headers(claims), b"{}");
     unsigned.set_origin(Origin::Unsigned);
-    assert_eq!(unsigned.in_vain(), None);
+    assert_eq!(unsigned.counted_redeliveries(), None);
     let made = copied(&unsigned, &headers());
     let names: Vec<&str> = made.keys().map(String::as_str).collect();
     let expected = [

@@ -44,8 +44,8 @@ fn newest<'a>(headers: &'a FieldTable, names: &Names) -> Option<&'a FieldTable> 
 
 /// Returns whether the queue is ours, which includes retry queues of an earlier schedule.
 fn is_ours(queue: &str, names: &Names) -> bool {
-    let rung = queue.strip_prefix(&names.main).and_then(|rest| rest.strip_prefix(".retry."));
-    queue == names.main || queue == names.slow || rung.is_some()
+    let retry_step = queue.strip_prefix(&names.main).and_then(|rest| rest.strip_prefix(".retry."));
+    queue == names.main || queue == names.slow || retry_step.is_some()
 }
 
 #[cfg(test)]

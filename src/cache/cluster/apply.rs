@@ -58,7 +58,7 @@ struct PlanRun<'s> {
 }
 
 impl Cluster {
-    /// See [`Cache::apply`](super::super::Cache::apply). Plans take effect one after another, in the order of their first
+    /// See `Cache::apply`. Plans take effect one after another, in the order of their first
     /// polls.
     pub(in crate::cache) async fn apply(
         &self,
@@ -78,7 +78,7 @@ impl Cluster {
 impl PlanRun<'_> {
     async fn run_steps(&self, outcome: &mut PlanOutcome<'_, '_>) -> Result<(), Outage> {
         let mut unconfirmed = Unconfirmed::default();
-        self.refuse_homeless(outcome);
+        self.refuse_without_side_keys(outcome);
         let detached = self.change_sets(outcome, &mut unconfirmed).await?;
         let tagged = self.change_keys(&detached, outcome, &mut unconfirmed).await?;
         self.complete_sets(&detached, &tagged, outcome, &mut unconfirmed).await
@@ -86,11 +86,11 @@ impl PlanRun<'_> {
 
     /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
     /// Neither their loads nor their versions can be tracked.
-    fn refuse_homeless(&self, outcome: &mut PlanOutcome<'_, '_>) {
+    fn refuse_without_side_keys(&self, outcome: &mut PlanOutcome<'_, '_>) {
         for &id in self.plan.deletions().iter().chain(self.plan.in_order()) {
             let Operation { target, command, .. } = *self.plan.operation(id);
             // A counter has no side keys.
-            let homeless = match command {
+            let lacks_side_keys = match command {
                 Command::Bump(_) => false,
                 Command::InvalidateTag => {
                     !slot::has_side_keys(self.context.tag_set(target).as_bytes())
@@ -106,7 +106,7 @@ impl PlanRun<'_> {
                     !slot::has_side_keys(target.as_bytes())
                 }
             };
-            if homeless {
+            if lacks_side_keys {
                 let message = SIDE_KEYS_APART.into();
                 outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
             }

@@ -23,7 +23,7 @@ impl Cluster {
         ttl_ms: i64,
     ) -> Result<Grant, CommandError> {
         if !slot::has_side_keys(key.as_bytes()) {
-            return Err(homeless());
+            return Err(side_keys_apart());
         }
         let mut lease = redis::cmd("SET");
         lease.arg(side_key(Kind::Lease, key.as_bytes())).arg(token).arg("NX").arg("PX").arg(ttl_ms);
@@ -72,7 +72,7 @@ impl Cluster {
         if !slot::has_side_keys(key.as_bytes())
             || tags.iter().any(|tag| !slot::has_side_keys(context.tag_set(tag).as_bytes()))
         {
-            return Err(homeless());
+            return Err(side_keys_apart());
         }
         let Some(lifetime @ Lifetime { unit, millis, set_millis }) =
             Lifetime::draw(expiry, lifetime::now_ms())
@@ -110,6 +110,6 @@ impl Cluster {
 }
 
 /// Returns the error of a key or tag whose side keys would be in another slot.
-fn homeless() -> CommandError {
+fn side_keys_apart() -> CommandError {
     CommandError::Refused(SIDE_KEYS_APART.into())
 }

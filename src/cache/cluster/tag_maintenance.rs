@@ -27,7 +27,7 @@ impl Cluster {
         false
     }
 
-    /// See [`Cache::tag_sets`](super::super::Cache::tag_sets). Scans one primary after another.
+    /// See `Cache::tag_sets`. Scans one primary after another.
     pub(in crate::cache) async fn tag_sets(
         &self,
         scan: Cmd,
@@ -60,7 +60,7 @@ impl Cluster {
         Ok(TagSets { next, sets })
     }
 
-    /// See [`Cache::maintain_slice`](super::super::Cache::maintain_slice). Dead members are set aside.
+    /// See `Cache::maintain_slice`. Dead members are set aside.
     pub(in crate::cache) async fn maintain_slice(
         &self,
         context: &Context,
@@ -82,7 +82,7 @@ impl Cluster {
         Ok(TagSlice { next, looked, gone: gone.len() as u64 })
     }
 
-    /// See [`Cache::take_second_look`](super::super::Cache::take_second_look).
+    /// See `Cache::take_second_look`.
     pub(in crate::cache) async fn take_second_look(
         &self,
         context: &Context,

@@ -148,7 +148,7 @@ pub(super) fn add_member(
 }
 
 impl Cluster {
-    /// See [`Cache::invalidate_tag`](super::super::Cache::invalidate_tag).
+    /// See `Cache::invalidate_tag`.
     pub(in crate::cache) async fn invalidate_tag(
         &self,
         context: &Context,

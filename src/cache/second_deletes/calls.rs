@@ -24,8 +24,8 @@ impl Cache {
     /// Returns an error after an outage, or if Redis refuses. All second deletes then stay due.
     pub async fn run_second_deletes(&self, token: &str) -> Result<SecondDeletes, CommandError> {
         let due = self.due_second_deletes(token).await?;
-        let mut passes = SecondDeletes { due, ..SecondDeletes::default() };
-        let (places, effects): (Vec<usize>, Vec<Effect>) = (passes.due.iter().enumerate())
+        let mut done = SecondDeletes { due, ..SecondDeletes::default() };
+        let (places, effects): (Vec<usize>, Vec<Effect>) = (done.due.iter().enumerate())
             .filter_map(|(place, due)| Some((place, effect_of(due.target()?))))
             .unzip();
         let mut batch = Batch::new(&self.context.tag_prefix, effects.len());
@@ -40,7 +40,7 @@ impl Cache {
                     let tag = &effects[position].target;
                     match self.drain_tag(tag, &CancellationToken::new(), |_, _| {}).await {
                         Ok(drained) => {
-                            passes.lost += drained.lost;
+                            done.lost += drained.lost;
                             continue;
                         }
                         Err(error) => error.into_outcome()?,
@@ -55,12 +55,12 @@ impl Cache {
                     refused.insert(places[position], message);
                 }
                 // The first delete failed in the same way, and its event became a dead letter.
-                EffectOutcome::Dead { message, .. } => passes.note_failure(message),
+                EffectOutcome::Dead { message, .. } => done.note_failure(message),
                 EffectOutcome::Slow => {}
             }
         }
-        let mut ends = Vec::with_capacity(passes.due.len());
-        for (place, due) in passes.due.iter().enumerate() {
+        let mut ends = Vec::with_capacity(done.due.len());
+        for (place, due) in done.due.iter().enumerate() {
             let again = refused.get(&place).and_then(|_| retry_after(due.refusals()));
             ends.push((due, again.unwrap_or_default()));
         }
@@ -68,16 +68,16 @@ impl Cache {
             self.end_second_deletes(ends.iter().map(|(due, again)| (*due, again.as_str()))).await?;
         }
         for (place, message) in refused {
-            let due = &passes.due[place];
+            let due = &done.due[place];
             match due.refusals() {
                 _ if retry_after(due.refusals()).is_none() => {
-                    passes.given_up.push((due.clone(), message));
+                    done.given_up.push((due.clone(), message));
                 }
-                0 => passes.note_failure(message),
+                0 => done.note_failure(message),
                 _ => {}
             }
         }
-        Ok(passes)
+        Ok(done)
     }
 
     /// Returns the due second deletes of this queue, at most as many as one call finishes. Returns

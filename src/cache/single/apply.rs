@@ -17,7 +17,7 @@ use super::checkpoint_writes::in_order;
 use crate::plan::{Command, Operation, OperationId, Plan};
 
 impl Single {
-    /// See [`Cache::apply`](super::super::Cache::apply).
+    /// See `Cache::apply`.
     pub(in crate::cache) async fn apply(
         &self,
         context: &Context,

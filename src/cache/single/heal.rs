@@ -6,7 +6,7 @@ use super::super::failure::CommandError;
 use super::Single;
 
 impl Single {
-    /// See [`Cache::take_heal`](super::super::Cache::take_heal).
+    /// See `Cache::take_heal`.
     pub(in crate::cache) async fn take_heal(
         &self,
         context: &Context,

@@ -18,7 +18,7 @@ impl Single {
         true
     }
 
-    /// See [`Cache::tag_sets`](super::super::Cache::tag_sets). The position is the server's own cursor.
+    /// See `Cache::tag_sets`. The position is the server's own cursor.
     pub(in crate::cache) async fn tag_sets(
         &self,
         scan: Cmd,
@@ -28,7 +28,7 @@ impl Single {
         Ok(TagSets { next, sets })
     }
 
-    /// See [`Cache::maintain_slice`](super::super::Cache::maintain_slice).
+    /// See `Cache::maintain_slice`.
     pub(in crate::cache) async fn maintain_slice(
         &self,
         context: &Context,
@@ -48,7 +48,7 @@ impl Single {
         Ok(TagSlice { next, looked, gone })
     }
 
-    /// See [`Cache::take_second_look`](super::super::Cache::take_second_look).
+    /// See `Cache::take_second_look`.
     pub(in crate::cache) async fn take_second_look(
         &self,
         context: &Context,

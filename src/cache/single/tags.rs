@@ -12,7 +12,7 @@ use super::super::tags::{
 use super::Single;
 
 impl Single {
-    /// See [`Cache::invalidate_tag`](super::super::Cache::invalidate_tag).
+    /// See `Cache::invalidate_tag`.
     pub(in crate::cache) async fn invalidate_tag(
         &self,
         context: &Context,

@@ -19,8 +19,6 @@ use crate::quantity::format_duration;
 
 /// List dead letters: their counts by reason and type, then one line for each
 ///
-/// With `--group-by`, only the counts are printed.
-///
 /// No dead letter is removed from the queue. The oldest ones come first. A repeated filter matches
 /// any of its values. Different filters are combined with AND.
 #[derive(Debug, Args)]

@@ -9,6 +9,9 @@ use super::super::effect::LoaderId;
 use super::super::model::{Loader, LoaderHeaders};
 use super::texts::{Context, TextCompiler};
 
+/// Maximum number of loaders that one hint names.
+const LOADERS_SHOWN: usize = 10;
+
 /// All loaders of a registry: those of the files, and one for each host of an absolute URL.
 #[derive(Default)]
 pub(super) struct Loaders {
@@ -157,10 +160,13 @@ impl Loaders {
     fn help(&self) -> String {
         let mut known: Vec<&str> = self.named.keys().map(String::as_str).collect();
         known.sort_unstable();
+        let more = known.len().saturating_sub(LOADERS_SHOWN);
+        known.truncate(LOADERS_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let name = if known.is_empty() {
             "declare a loader NAME under `loaders`, and write NAME:/path".to_owned()
         } else {
-            format!("write NAME:/path with the NAME of a loader ({})", known.join(", "))
+            format!("write NAME:/path with the NAME of a loader ({}{more})", known.join(", "))
         };
         format!("{name}; or write an absolute URL, whose host the event cannot choose")
     }

@@ -1,5 +1,5 @@
-//! What determines the low watermark at one moment: a pure function of deliveries, looks at the
-//! queues and samples of the history.
+//! The state that determines the low watermark: deliveries, looks at the queues, and samples of the
+//! history.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -45,7 +45,7 @@ fn a_queue_that_was_empty_moves_it_on_once_all_that_was_delivered_is_read() {
 }
 
 #[test]
-fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
+fn deliveries_in_flight_and_requeued_ones_hold_the_watermark_back() {
     let watermark = Watermark::new(Metrics::new());
     quiet(&watermark, 500);
     let (settled, given_back) = (watermark.take(&event()), watermark.take(&event()));
@@ -55,7 +55,7 @@ fn what_is_in_hand_keeps_it_back_and_so_does_what_is_given_back() {
     drop(settled);
     assert_eq!(watermark.now().time_ms, 500);
     drop(given_back);
-    assert_eq!(bound_in(&watermark, OVERLAP * 2), 500, "nobody has seen it gone from the queue");
+    assert_eq!(bound_in(&watermark, OVERLAP * 2), 500, "no look has seen the queue empty");
     seen_empty_in(&watermark, LATER);
     assert_eq!(bound_in(&watermark, LATER), 500, "its holder noted it before");
     assert_eq!(bound_in(&watermark, OVERLAP + LATER), 900);
@@ -102,7 +102,7 @@ fn empty_retry_queues_let_go_of_copies_before_they_are_due() {
 }
 
 #[test]
-fn a_session_that_ends_gives_back_what_nobody_has_read() {
+fn the_end_of_a_session_requeues_unread_deliveries() {
     let watermark = Watermark::new(Metrics::new());
     quiet(&watermark, 500);
     watermark.set_lowest(Some(400.into()));
@@ -143,7 +143,7 @@ fn sampled_before(watermark: &Watermark, ago: Duration, offset: u64) {
 }
 
 #[test]
-fn offsets_follow_a_minute_behind_whatever_the_clock_says() {
+fn offsets_follow_a_minute_behind_at_any_time_of_the_clock() {
     let watermark = Watermark::new(Metrics::new());
     watermark.begin(UNIX_EPOCH + Duration::from_millis(500), 10, None);
     assert_eq!(watermark.now(), LowWatermark { time_ms: 500, offset: Some(10) });
@@ -172,7 +172,7 @@ fn a_stream_that_began_anew_is_healed_from_its_beginning() {
 }
 
 #[test]
-fn after_a_heal_only_what_is_in_hand_lies_before_it() {
+fn after_a_heal_only_deliveries_in_flight_lie_before_it() {
     let watermark = Watermark::new(Metrics::new());
     watermark.inherit(Some(200.into()), Duration::from_secs(600), true);
     assert!(!watermark.is_all_settled(), "copies of those that are gone may wait");

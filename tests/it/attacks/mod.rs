@@ -65,7 +65,7 @@ impl Victim {
         let worker = stage.worker(&[&quick, settings].concat()).await;
         let lines_before = worker.stderr().lines().count();
         let victim = Self { stage, worker, lines_before };
-        victim.passes_innocent("the first event").await;
+        victim.passes_harmless("the first event").await;
         victim
     }
 
@@ -84,7 +84,7 @@ impl Victim {
             panic!("before {name} the worker is gone: {}", self.worker.stderr())
         });
         self.stage.publish_with(routing_key, properties, body).await;
-        self.passes_innocent(name).await;
+        self.passes_harmless(name).await;
         // Looks twice, because a message may move during a look to a queue that was already
         // counted.
         let settled = async || {
@@ -101,7 +101,7 @@ impl Victim {
     }
 
     /// Checks that an event unrelated to the attack is applied.
-    async fn passes_innocent(&self, name: &str) {
+    async fn passes_harmless(&self, name: &str) {
         let id = fastrand::u64(..);
         let key = format!("innocent:{id}");
         self.stage.set(&key, "old").await;

@@ -166,7 +166,7 @@ async fn a_member_of_a_tag_is_never_an_own_key() {
 /// Readers may write to the sequence. A wrong value there breaks neither tags nor heals for longer
 /// than one invalidation.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
+async fn a_sequence_that_another_program_wrote_is_begun_anew() {
     let mut victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
     let mut redis = victim.stage.connection().await;
     for value in [
@@ -206,5 +206,5 @@ async fn a_sequence_that_somebody_else_wrote_is_begun_anew() {
     let _: () = redis.del(format!("unstale:mark:{}", victim.stage.queue)).await.unwrap();
     let stopped = std::mem::replace(&mut victim.worker, victim.stage.worker(&[]).await);
     assert!(stopped.terminate().await.success());
-    victim.passes_innocent("the broken sequence").await;
+    victim.passes_harmless("the broken sequence").await;
 }

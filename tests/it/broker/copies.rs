@@ -106,7 +106,7 @@ async fn what_would_make_a_copy_vanish_is_taken_off() {
 
 /// With a kept `x-death`, the broker takes the second round for a cycle and drops the message.
 #[tokio::test]
-async fn a_message_climbs_the_same_rung_again_and_again() {
+async fn a_message_takes_the_same_retry_step_again_and_again() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
     let session = open(&config).await;
@@ -124,14 +124,14 @@ async fn a_message_climbs_the_same_rung_again_and_again() {
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
     let mut publisher = session.publisher().await.unwrap();
-    let rung = session.names().rung(1).unwrap();
+    let retry_queue = session.names().retry_queue(1).unwrap();
     for attempt in 1..=3 {
         let delivery = next(&mut lane).await;
         let message = delivery.message();
         let died = message.headers.get("x-death").is_some();
         assert_eq!(died, attempt > 1, "the broker tells where it comes from");
         let copy = copy_to(
-            rung,
+            retry_queue,
             &delivery,
             &CopyHeaders { attempt, ..headers() },
             publisher.frame_max_bytes(),
@@ -156,8 +156,14 @@ async fn headers_as_large_as_a_frame_allows_do_not_end_the_session() {
     for filler in [100_000, 126_500, 130_900] {
         let mut table = FieldTable::default();
         table.insert("big".into(), AMQPValue::LongString(vec![b'x'; filler].into()));
-        through(&session, &config, with_headers(table), b"{}", session.names().rung(1).unwrap())
-            .await;
+        through(
+            &session,
+            &config,
+            with_headers(table),
+            b"{}",
+            session.names().retry_queue(1).unwrap(),
+        )
+        .await;
         // Back from the retry queue, with the broker's additions.
         let back = take(&channel, &config.queue).await;
         let table = back.properties.headers().as_ref().unwrap();
@@ -272,7 +278,7 @@ async fn a_publisher_goes_on_with_another_channel() {
 }
 
 #[tokio::test]
-async fn what_no_queue_takes_is_told_of_exactly_that_message() {
+async fn a_message_that_no_queue_takes_is_reported_by_itself() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
     let session = open(&config).await;

@@ -149,7 +149,10 @@ async fn a_lane_without_a_consumer_fetches_one_at_a_time() {
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     for number in 0..2 {
         let fetched = lane.get().await.unwrap().unwrap();
-        assert_eq!((fetched.body(), fetched.in_vain()), (number.to_string().as_bytes(), None));
+        assert_eq!(
+            (fetched.body(), fetched.counted_redeliveries()),
+            (number.to_string().as_bytes(), None)
+        );
         lane.ack_one(fetched.tag()).unwrap();
     }
     assert_eq!(lane.get().await.unwrap().unwrap().body(), b"2");
@@ -160,7 +163,7 @@ async fn a_lane_without_a_consumer_fetches_one_at_a_time() {
     let channel = other(rabbitmq).await;
     wait_until(SOON, "it is back", async || depth(&channel, &config.queue).await == 1).await;
     let back = lane.get().await.unwrap().unwrap();
-    assert_eq!((back.body(), back.in_vain()), (b"2".as_slice(), Some(1)));
+    assert_eq!((back.body(), back.counted_redeliveries()), (b"2".as_slice(), Some(1)));
     lane.ack_one(back.tag()).unwrap();
 }
 
@@ -273,7 +276,7 @@ async fn a_dropped_session_leaves_no_connection_behind() {
 }
 
 #[tokio::test]
-async fn who_may_not_come_in_is_refused_and_who_is_not_there_is_unreachable() {
+async fn wrong_credentials_are_refused_and_an_absent_broker_is_unreachable() {
     let rabbitmq = rabbitmq().await;
     for url in [
         rabbitmq.url_as("guest", "wrong-password", "/"),

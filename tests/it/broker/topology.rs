@@ -137,7 +137,7 @@ async fn what_is_missing_and_may_not_be_declared_is_named() {
 }
 
 #[tokio::test]
-async fn what_stands_with_other_arguments_is_told_in_the_brokers_words_and_left_alone() {
+async fn a_queue_with_other_arguments_is_reported_in_the_brokers_words_and_left_alone() {
     let rabbitmq = rabbitmq().await;
     let channel = other(rabbitmq).await;
     let config = config(&rabbitmq.url());
@@ -260,7 +260,7 @@ async fn an_exchange_that_ignores_patterns_is_a_warning() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_is_declared_and_told() {
+async fn deleted_objects_are_declared_and_reported() {
     let rabbitmq = rabbitmq().await;
     let mut config = config(&rabbitmq.url());
     config.history =
@@ -359,7 +359,7 @@ async fn a_deletion_is_noted_even_where_the_session_cannot_begin() {
 }
 
 #[tokio::test]
-async fn a_user_without_permissions_is_told_which() {
+async fn a_refusal_names_the_missing_permissions() {
     let rabbitmq = rabbitmq().await;
     let mut config = config(&rabbitmq.url());
     let url = rabbitmq.add_user(&config.queue, "secret-password", "/", ["^$", "^$", "^$"]).await;
@@ -372,18 +372,18 @@ async fn a_user_without_permissions_is_told_which() {
 }
 
 #[tokio::test]
-async fn a_rung_gives_its_messages_back_after_its_delay() {
+async fn a_retry_queue_returns_its_messages_after_its_delay() {
     let rabbitmq = rabbitmq().await;
     let config = config(&rabbitmq.url());
     let session = open(&config).await;
     let mut lane = session.lane(LaneName::Main).await.unwrap();
     lane.consume(10).await.unwrap();
     let channel = other(rabbitmq).await;
-    let rung = session.names().rung(1).unwrap();
+    let retry_queue = session.names().retry_queue(1).unwrap();
     channel
         .basic_publish(
             "".into(),
-            rung.into(),
+            retry_queue.into(),
             Default::default(),
             b"again",
             with_headers(table(&[])),
@@ -396,5 +396,6 @@ async fn a_rung_gives_its_messages_back_after_its_delay() {
         (&b"again"[..], "", config.queue.as_str())
     );
     lane.ack_through(back.tag()).unwrap();
-    wait_until(SOON, "the rung is empty", async || depth(&channel, rung).await == 0).await;
+    wait_until(SOON, "the retry queue is empty", async || depth(&channel, retry_queue).await == 0)
+        .await;
 }

@@ -51,7 +51,7 @@ async fn a_late_fill_is_deleted_by_the_second_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_pass_outlives_the_worker_that_scheduled_it() {
+async fn a_second_delete_outlives_the_worker_that_scheduled_it() {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     stage.publish("user.updated", r#"{"id": 7, "team": "red"}"#).await;
@@ -67,7 +67,7 @@ async fn a_second_pass_outlives_the_worker_that_scheduled_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_pass_that_is_due_while_redis_is_away_is_done_when_it_is_back() {
+async fn a_second_delete_that_is_due_during_an_outage_is_done_after_it() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let stage =
         Stage::with(&support::rabbitmq().await.url(), redis, &[("users.yaml", RULES)]).await;

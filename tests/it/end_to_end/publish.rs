@@ -52,7 +52,7 @@ async fn what_is_published_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_queue_takes_is_told_with_1() {
+async fn publish_exits_with_1_if_no_queue_takes_the_event() {
     let stage = Stage::new(&[("users.yaml", RULES)]).await;
     let published = publish(&stage, &["user.forgotten", r#"{"id":1}"#], "");
     assert_eq!(published.status.code(), Some(1));

@@ -34,7 +34,7 @@ async fn with_a_backlog() -> Stage {
 
 /// Returns the deliveries in flight when a worker meets a backlog and Redis stops answering
 /// meanwhile.
-async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
+async fn in_flight_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
     let stage = with_a_backlog().await;
     let proxy = Proxy::start(&stage.redis.addr()).await;
     let redis_url = format!("redis://{}", proxy.addr());
@@ -58,17 +58,17 @@ async fn in_hand_of_a_backlog(settings: &[(&str, &str)], wanted: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_has_six_times_as_much_in_hand() {
-    in_hand_of_a_backlog(&[], 6_000).await;
+async fn a_backlog_has_six_times_as_much_in_flight() {
+    in_flight_of_a_backlog(&[], 6_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefetch_that_is_set_is_kept_to() {
-    in_hand_of_a_backlog(&[("UNSTALE_PREFETCH", "1000")], 1_000).await;
+    in_flight_of_a_backlog(&[("UNSTALE_PREFETCH", "1000")], 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_is_acknowledged_by_an_eighth_of_what_is_in_hand() {
+async fn a_backlog_is_acknowledged_by_an_eighth_of_the_deliveries_in_flight() {
     /// End of an AMQP frame's head, with the length, and head of `basic.ack` (class 60, method 80).
     const ACK: &[u8] = &[0, 0, 0, 13, 0, 60, 0, 80];
     let stage = with_a_backlog().await;

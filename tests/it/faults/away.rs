@@ -86,7 +86,7 @@ async fn start_and_make_up(stage: &Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_somebody_else_declares_anew_while_no_worker_runs_loses_nothing() {
+async fn a_queue_that_another_client_declares_anew_while_no_worker_runs_loses_nothing() {
     let stage = stopped().await;
     let channel = stage.new_channel().await;
     delete_queue(&channel, &stage.queue).await;

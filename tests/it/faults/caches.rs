@@ -227,7 +227,7 @@ async fn connections_to_redis_closed_at_random() {
 
 /// The outage is longer than the worker holds its deliveries in flight.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_outage_gives_back_once_and_leaves_no_consumer() {
+async fn a_long_outage_requeues_once_and_leaves_no_consumer() {
     let mut stage = on_shared_broker().await;
     let pages = super::load::Pages::serve().await;
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;

@@ -88,7 +88,7 @@ async fn all_is_applied(stage: &Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_that_somebody_moves_has_all_its_effects_done() {
+async fn a_moved_dead_letter_has_all_its_effects_done() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
     let worker = stage.worker(&[]).await;
     let digest = digest(&worker).await;

@@ -13,7 +13,7 @@ const USERS: &str = r#"events: { user.updated: { effects: [ { delete: "user:{id}
 const DELIVERIES: u32 = 19;
 
 /// Takes one message, and disconnects without an acknowledgement.
-async fn take_in_vain(stage: &Stage) {
+async fn take_without_ack(stage: &Stage) {
     let channel = stage.new_channel().await;
     wait_until(SOON, "it is there", async || {
         channel
@@ -47,7 +47,7 @@ async fn a_message_is_dead_lettered_unread_before_the_broker_does_it() {
         )
         .await;
     for _ in 0..DELIVERIES {
-        take_in_vain(&stage).await;
+        take_without_ack(&stage).await;
     }
     stage.publish("user.updated", r#"{"id":2}"#).await;
     let worker = stage.worker(&[]).await;

@@ -48,7 +48,7 @@ async fn stage() -> Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_worker_is_told_by_readyz_metrics_and_status_and_ends_after_its_grace_period() {
+async fn readyz_metrics_and_status_show_a_stalled_worker_which_ends_after_its_grace_period() {
     let stage = stage().await;
     let mut worker = stalled(&stage, "1s").await;
     wait_until(SOON, "/readyz names the stall", async || {

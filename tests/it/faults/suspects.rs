@@ -51,7 +51,7 @@ async fn publish(stage: &Stage, ids: impl Iterator<Item = u32>, is_suspect: impl
 }
 
 /// Takes that many messages as another consumer, and disconnects without an acknowledgement.
-async fn take_in_vain(stage: &Stage, count: u32) {
+async fn take_without_ack(stage: &Stage, count: u32) {
     let channel = stage.new_channel().await;
     channel.basic_qos(u16::try_from(count).unwrap(), BasicQosOptions::default()).await.unwrap();
     let queue = stage.queue.as_str().into();
@@ -92,7 +92,7 @@ async fn a_thousand_innocent_suspects_are_made_short_work_of() {
     let stage = seeded(2 * SUSPECTS).await;
     publish(&stage, 0..SUSPECTS, |_| false).await;
     for _ in 0..2 {
-        take_in_vain(&stage, SUSPECTS).await;
+        take_without_ack(&stage, SUSPECTS).await;
     }
     publish(&stage, SUSPECTS..2 * SUSPECTS, |_| false).await;
     let begun = Instant::now();

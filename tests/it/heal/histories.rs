@@ -118,7 +118,7 @@ async fn a_heal_from_before_the_history(later: u32, declared_by_worker: bool) {
     );
     assert!(!is_complete(&stage).await, "{}", worker.stderr());
     assert!(
-        worker.stderr().contains("the history does not hold all that was to be applied again"),
+        worker.stderr().contains("the history does not hold all events of the heal"),
         "{}",
         worker.stderr()
     );

@@ -143,7 +143,7 @@ async fn a_backlog_that_was_an_hour_old_is_made_again() {
 
 /// Retry messages wait when the snapshot is taken. Their later effects are lost as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_on_the_retry_ladder_is_covered() {
+async fn events_on_the_retry_schedule_are_covered() {
     let rules = r#"
 defaults: { ttl: 1h }
 loaders: { pages: { url: "{vars.PAGES_URL}" } }

@@ -112,7 +112,7 @@ async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_history_the_loss_is_told() {
+async fn without_a_history_the_loss_is_reported() {
     let stage = stage().await;
     let mut worker = stage.worker(&[("UNSTALE_HISTORY", "off")]).await;
     wait_marks(&stage, 1).await;
@@ -143,7 +143,7 @@ async fn turned_off_it_leaves_no_mark_and_heals_nothing() {
 
 /// Redis answers, but the worker cannot find out if it holds all that it confirmed.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_ready_before_the_marks_were_read() {
+async fn no_worker_is_ready_before_the_checkpoints_were_read() {
     let stage = stage().await;
     let halted = Arc::new(Mutex::new(None::<BTreeSet<u64>>));
     let halts = Arc::clone(&halted);

@@ -191,7 +191,7 @@ pub(super) async fn second_passes(
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     hands.tap.dies_after(dies_after);
-    let passes = hands.cache().run_second_deletes("second passes").await;
+    let passes = hands.cache().run_second_deletes("second deletes").await;
     // Time at which it asked for the due ones, which may be long after it was permitted to.
     if let Some(start) = hands.tap.began().filter(|_| !hands.tap.is_dead()) {
         let passes = passes.unwrap();

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_cluster_whoever_died_over_a_write_may_have_left_it_outside_its_tag() {
+    fn in_a_cluster_a_worker_that_died_during_a_write_may_have_left_it_outside_its_tag() {
         let row = Change::Write { key: 0, order: order(4), tags: vec![0], life: Life::Hour };
         let events = [row, Change::InvalidateTag(0)].into_iter().zip(1..);
         let events: Vec<Event> = events

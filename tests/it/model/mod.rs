@@ -484,7 +484,7 @@ fn play(game: impl Future<Output = ()>) {
 }
 
 #[test]
-fn nothing_stale_is_read_and_nothing_older_stands_whatever_the_order() {
+fn nothing_stale_is_read_and_nothing_older_remains_in_any_order() {
     play(async { Bench::single().await.finds_nothing(2_000).await });
 }
 

@@ -182,7 +182,7 @@ async fn a_redis_user_with_less_is_refused_at_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_may_not_be_published_is_told_and_its_event_kept() {
+async fn a_refused_republished_message_is_reported_and_its_event_kept() {
     let case = Case::new().await;
     case.declare_everything().await;
     let permissions = documented_permissions("# UNSTALE_DECLARE=none:");

@@ -277,7 +277,7 @@ async fn what_the_page_leaves_out_for_smaller_registries_is_not_needed_there() {
 }
 
 #[tokio::test]
-async fn what_the_page_adds_for_second_passes_is_enough_and_nothing_in_it_is_too_much() {
+async fn the_acl_for_second_deletes_is_enough_and_grants_nothing_more() {
     let server = Redis::start().await;
     let mut admin = server.connection().await;
     let added = taken_away("| some rule has `again` |");
@@ -329,7 +329,7 @@ async fn what_the_page_adds_for_second_passes_is_enough_and_nothing_in_it_is_too
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_told() {
+async fn wrong_credentials_are_reported() {
     let server = Redis::start().await;
     let outage = connect(&server).probe().await.unwrap_err();
     assert!(

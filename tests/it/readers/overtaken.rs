@@ -163,7 +163,7 @@ async fn a_waiting_reader_gets_a_value_stored_without_a_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_that_outlasts_its_lease_fills_nothing_and_blocks_nobody() {
+async fn a_load_that_outlasts_its_lease_fills_nothing_and_blocks_no_other_load() {
     let stage = Stage::new(&[("products.yaml", RULES)]).await;
     let outcomes = Outcomes::default();
     let options = Options { lease: Duration::from_millis(200), ..outcomes.options() };

@@ -188,7 +188,7 @@ pub(in super::super) async fn second_passes(
     world.advance_to_second_passes().await;
     hands.tap.seat(Some(turns.clone()));
     let start = turns.now();
-    let due = hands.cache().due_second_deletes("second passes").await.unwrap();
+    let due = hands.cache().due_second_deletes("second deletes").await.unwrap();
     if !due.is_empty() {
         hands.cache().finish_second_deletes(&due).await.unwrap();
     }
