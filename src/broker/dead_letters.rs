@@ -3,7 +3,7 @@
 //! The reader takes delivery of every dead letter, acknowledges few or none, and requeues the
 //! others in their order.
 //!
-//! The obvious ways lose the order or the letters:
+//! Simpler ways lose the order of the letters, or the letters:
 //! - A prefetch of 0 delivers 2,000 letters.
 //! - A prefetch has 16 bits.
 //! - A nack of many letters scrambles them.
