@@ -19,7 +19,8 @@
 //! - [`causes`], [`reason`], [`quantity`], `backoff`, `printable`, `tls`, `descriptors`: small
 //!   common parts.
 //!
-//! `event`, `registry` and `plan` use no socket, no clock and no runtime.
+//! `event`, `registry` and `plan` use no socket and no runtime. `registry` reads rule files, and
+//! its budget of an event may have a deadline. Nothing else in them depends on a file or a clock.
 //!
 //! The library exists for the program `unstale` and for its tests. Applications that read the cache
 //! use the package `unstale-reader`. It has the protocol between readers and workers, and this

@@ -37,7 +37,7 @@ struct Stat {
 fn stat(process: &str) -> Option<Stat> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name in parentheses may contain spaces. `pgrp`, `utime` and `stime` are the 3rd, 12th and
-    // 13th fields behind it (proc(5)).
+    // 13th fields after it (proc(5)).
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let group = fields.clone().nth(2)?.parse().ok()?;
     Some(Stat { group, cpu: ticks(fields.skip(11).take(2)) })

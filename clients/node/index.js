@@ -1,4 +1,4 @@
-// Reads through a Redis cache that unstale invalidates: one reader loads, and what an event overtakes is not cached.
+// Reads through a Redis cache that unstale invalidates: one reader loads. If an event arrives during the load, the loaded value is not cached.
 // The protocol is docs/reference/reader-scripts.md of unstale.
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";

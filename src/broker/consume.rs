@@ -7,7 +7,7 @@ use lapin::{Channel, Consumer};
 /// Begins to consume, as the channel's consumer of that number. A prefetch counts for consumers
 /// that begin after it.
 ///
-/// The number makes the consumer's tag, behind a letter. To a quorum queue a `basic.get` is a
+/// The number makes the consumer's tag, after a letter. To a quorum queue a `basic.get` is a
 /// consumer too, and its tag is the delivery's number (`quorum_ctag` in RabbitMQ's
 /// rabbit_quorum_queue.erl).
 ///

@@ -3,7 +3,7 @@
 //! The reader takes delivery of every dead letter, acknowledges few or none, and requeues the
 //! others in their order.
 //!
-//! The obvious ways lose the order or the letters:
+//! Simpler ways lose the order of the letters, or the letters:
 //! - A prefetch of 0 delivers 2,000 letters.
 //! - A prefetch has 16 bits.
 //! - A nack of many letters scrambles them.
@@ -315,7 +315,7 @@ impl DeadLetters {
     }
 
     /// Removes letters from the queue for good. Waits until the broker has read the
-    /// acknowledgements, unless so much is on its way that the answer would come behind it.
+    /// acknowledgements, unless so much is on its way that the answer would come after it.
     ///
     /// # Errors
     /// When the connection is over: then some of them may come back.
@@ -376,7 +376,7 @@ impl DeadLetters {
             let tag = consumer.tag();
             let cancelled =
                 answered(reading.channel.basic_cancel(tag, BasicCancelOptions::default()));
-            // lapin ends the stream when the broker has confirmed, behind everything that came
+            // lapin ends the stream when the broker has confirmed, after everything that came
             // before. Read meanwhile, that takes no room.
             let drained = async {
                 while let Some(unread) = consumer.next().await {

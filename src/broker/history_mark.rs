@@ -1,9 +1,9 @@
 //! The mark of the history: an exchange that the broker deletes together with the stream.
 //!
-//! AMQP does not show that a stream was deleted and declared again. But with a queue, the broker
-//! removes its bindings, and with its last binding, an auto-delete exchange. The mark is such an
-//! exchange. It is durable, has the name of the history, and only the history is bound to it. No
-//! client can publish to it.
+//! AMQP does not show that a stream was deleted and declared again. But when the broker deletes a
+//! queue, it removes the queue's bindings. When it removes the last binding of an auto-delete
+//! exchange, it deletes the exchange. The mark is such an exchange. It is durable, has the name of
+//! the history, and only the history is bound to it. No client can publish to it.
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};

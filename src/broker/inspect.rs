@@ -44,7 +44,8 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Connects to the node that answers first, so that a silent node does not hide the others.
+    /// Connects to the node that answers first, so that a node without an answer does not hide the
+    /// others.
     ///
     /// # Errors
     /// [`BrokerError`]: one failure of a node, final ones first.

@@ -260,9 +260,9 @@ impl Lane {
 
     /// Notes that the queue answered a request made at `asked`.
     ///
-    /// By now the queue has stored every acknowledgement made before the previous request. It
-    /// stored that request itself, and its answer flushed what the channel had kept back until
-    /// then.
+    /// By now the queue has stored every acknowledgement made before the previous request. The
+    /// queue stored that request too. When it answered, the channel passed on all acknowledgements
+    /// that it had kept back.
     fn answered_since(&mut self, asked: Instant) {
         if let Some(last) = self.asked_at.replace(asked) {
             self.acker.recent.took_effect(last);

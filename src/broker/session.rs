@@ -59,8 +59,7 @@ pub enum Start {
     /// First session of the worker. It checks the permissions, and a history that does not fit the
     /// settings is an error.
     First,
-    /// Later session. It begins whatever the state of the history, because a running worker must go
-    /// on.
+    /// Later session. It begins with any state of the history, because a running worker must go on.
     Again,
 }
 

@@ -1,7 +1,7 @@
 //! Limit on the bytes that a connection may read ahead of its reader.
 //!
-//! lapin reads whatever the socket holds and keeps it until a reader takes it. Nothing else limits
-//! a stream's deliveries: up to 3.12, RabbitMQ sends a whole chunk, whatever the prefetch is. So
+//! lapin reads everything that the socket holds and keeps it until a reader takes it. Nothing else
+//! limits a stream's deliveries: up to 3.12, RabbitMQ sends a whole chunk, with any prefetch. So
 //! this module stops reading the socket, and TCP holds the broker back.
 
 use std::future::Future;
@@ -63,7 +63,7 @@ impl Allowance {
     }
 
     /// Awaits what the broker answers, and grants a window again and again until it does: the
-    /// answer comes behind all that was sent before.
+    /// answer comes after all that was sent before.
     pub(super) async fn granting<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = pin!(answer);
         loop {

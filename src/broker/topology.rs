@@ -22,7 +22,7 @@ pub(super) use objects::{Declared, Ensured};
 /// Finds or declares the exchange and every queue except the history, and binds the main queue to
 /// `routing_keys`.
 ///
-/// Notes in `seen`, whatever the outcome, each deleted object that it declared again. `is_first`:
+/// Notes in `seen`, also after an error, each deleted object that it declared again. `is_first`:
 /// the first session found no history, so a missing object may never have existed.
 ///
 /// # Errors

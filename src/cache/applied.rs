@@ -212,7 +212,7 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
         Ok(())
     }
 
-    /// Sets the outcome of an operation, whatever else is done for it.
+    /// Sets the final outcome of an operation. Other answers no longer change it.
     pub(super) fn end(&mut self, id: OperationId, outcome: EffectOutcome) {
         self.failed.insert(id, outcome);
     }

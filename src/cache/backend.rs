@@ -156,7 +156,7 @@ of_both_kinds! {
         new: NewValue<'_>,
     ) -> Result<FillOutcome, CommandError>;
 
-    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
+    /// Runs one command outside any batch, with a checkpoint write after it, so that a loss of its
     /// effect is noticed.
     async fn call_with_checkpoint(
         &self,

@@ -2,7 +2,7 @@
 //! or the promotion of a replica that missed writes.
 //!
 //! Snapshots and replication keep a prefix of the writes. Each worker has a field in a hash with a
-//! number. It advances the number from its last known value, behind each batch and once a second.
+//! number. It advances the number from its last known value, after each batch and once a second.
 //! If Redis lost part of a confirmed batch, it also lost a later value of that field. A script that
 //! finds another number writes nothing, so that the evidence stays.
 //!
@@ -10,7 +10,7 @@
 //! with the rest, and shows from where the history is to be applied again.
 //!
 //! The primaries of a cluster lose writes independently. There, 128 hashes are spread evenly over
-//! the slots, whichever nodes serve them. Each second advances all of them. Behind a batch, one is
+//! the slots, whichever nodes serve them. Each second advances all of them. After a batch, one is
 //! advanced on each primary that ran part of it (`cluster/checkpoint_writes.rs`). Everything else
 //! is as with one hash.
 //!
@@ -19,7 +19,7 @@
 //! - `own`: the numbers that this process has sent, and those that Redis confirmed
 //! - `calls`: entering, advancing and leaving checkpoints
 //! - `moved`: whether slots moved, or a server was replaced
-//! - `writes`: advancing a checkpoint behind a batch
+//! - `writes`: advancing a checkpoint after a batch
 //! - `place`: low watermarks, and where a heal begins
 //! - `heal`, `turn`: the turn to heal, and its end
 //! - `progress`, `progress_calls`: how far a heal has come, and which events killed workers
@@ -90,7 +90,7 @@ pub enum Entered {
     ToHeal(Checkpoints),
 }
 
-/// Result of a tick.
+/// Result of a tick, in which a worker advances its checkpoints. It does so once a second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tick {
     /// This worker has no checkpoint, since its gate is closed.
@@ -172,8 +172,8 @@ impl Checkpoints {
         lows.filter(|low| low.time_ms < NO_BOUND).reduce(LowWatermark::lower)
     }
 
-    /// Returns the fields of ended or dead workers whose arrivals no other field covers yet. A
-    /// worker counts as dead after a time of silence.
+    /// Returns the fields of ended or dead workers whose low watermarks no other field includes
+    /// yet. A worker counts as dead if it has not advanced its field for a time.
     pub fn gone(&self, but: &str) -> Vec<String> {
         let mut silent: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
         for hash in &self.hashes {

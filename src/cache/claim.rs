@@ -1,5 +1,5 @@
-//! Claims: the right to load a key, which one worker holds at a time, with at most one waiting
-//! behind it.
+//! Claims: the right to load a key, which one worker holds at a time. At most one other worker
+//! waits for it.
 //!
 //! A lease alone is not enough: an invalidation voids it while the load goes on. Claims are short
 //! and renewed, so that a killed worker's claim ends soon.

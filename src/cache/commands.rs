@@ -46,7 +46,7 @@ pub(super) enum Subject {
     Member(OperationId),
     /// Members detached from that tag.
     Detachment(OperationId),
-    /// Checkpoint write behind the plan.
+    /// Checkpoint write after the plan.
     CheckpointWrite(CheckpointWrite),
 }
 
@@ -268,7 +268,7 @@ impl Context {
         commands.push(Subject::Operation(id), command);
     }
 
-    /// Writes a value without a fence, whatever its tags.
+    /// Writes a value without a fence, with or without tags.
     pub(super) fn set(
         &self,
         commands: &mut Commands,

@@ -9,8 +9,8 @@ use super::lifetime;
 use super::side_keys;
 use crate::config::RedisConfig;
 
-/// Default maximum time for which an old value is readable while a new one loads. It covers the
-/// default retry schedule, with a reserve.
+/// Default maximum time for which an old value is readable while a new one loads. It is as long as
+/// the default retry schedule, with a reserve.
 const SERVED_STALE: Duration = Duration::from_secs(15 * 60);
 
 /// Settings of a cache, and the checkpoints of this process.

@@ -65,7 +65,7 @@ pub(super) fn code_in_script(details: &str, known: impl Fn(&str) -> bool) -> Opt
 
 /// Returns whether the server refused the database that the URL names.
 ///
-/// The library hides the server's error behind this text of its own (1.8, `connection.rs`).
+/// The library replaces the server's error by this text of its own (1.8, `connection.rs`).
 pub(super) fn is_refused_database(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
         && error.to_string().starts_with("Redis server refused to switch database")

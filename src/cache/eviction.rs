@@ -94,11 +94,11 @@ fn judge(maxmemory: Option<&str>, policy: &str) -> Option<Eviction> {
     let consequence = match policy {
         "noeviction" => return Some(Eviction::Safe),
         "volatile-ttl" => {
-            "may evict fences, and sets of tags, though mostly after their members: what such a set held stays until its TTL, and an older write \
+            "may evict fences, and sets of tags, mostly after their members: remaining members of such a set stay until their TTL, and an older write \
              may replace a newer one"
         }
         policy if policy.starts_with("volatile-") => {
-            "may evict sets of tags before their members, and fences: what such a set held can no longer be invalidated by tag and stays until its \
+            "may evict sets of tags before their members, and fences: no tag then reaches these members, which stay until their \
              TTL, and an older write may replace a newer one"
         }
         policy if policy.starts_with("allkeys-") => {

@@ -37,7 +37,7 @@ pub struct Outage {
     /// Redis has reached `maxmemory` and takes only deletions:
     /// [`Cache::delete_now`](super::Cache::delete_now).
     pub out_of_memory: bool,
-    /// The checkpoint behind a batch was not what the batch must have left. Only the caller with
+    /// The checkpoint after a batch was not what the batch must have left. Only the caller with
     /// that batch sees this.
     pub broke_checkpoint: bool,
     /// The connection was lost while a request was on its way. The request itself may be the

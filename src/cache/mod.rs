@@ -23,7 +23,7 @@
 //! A file such as `lease` has the types and the commands of its subject. Its file `lease/calls` has
 //! the methods of [`Cache`] that send them. So the backends need no `Cache`.
 //!
-//! Rules and events are not known here: a [`Plan`](crate::plan::Plan) comes resolved.
+//! This module knows neither rules nor events: a [`Plan`](crate::plan::Plan) is resolved.
 
 mod address;
 mod answer;

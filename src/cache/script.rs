@@ -71,8 +71,8 @@ pub(super) fn whole(call: &Cmd) -> Option<Cmd> {
     Some(command)
 }
 
-/// Scripts that are called by SHA-1 although nobody may have sent them: those of clusters and of
-/// checkpoints.
+/// Scripts that are called by SHA-1 although perhaps no worker has sent them: those of clusters and
+/// of checkpoints.
 static ALL: [&LazyLock<Script>; 29] = [
     &NUMBERS,
     &DETACH_TAG,

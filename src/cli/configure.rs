@@ -4,7 +4,7 @@ use super::{CliError, Exit};
 use crate::config::{Config, Scope};
 use crate::telemetry::logs;
 
-/// Reads the settings of a command, and starts logging as they say. Suspicious variables are logged
+/// Reads the settings of a command, and starts logging accordingly. Suspicious variables are logged
 /// as warnings.
 pub(super) fn configure(scope: Scope) -> Result<Config, CliError> {
     let (config, warnings) = Config::from_env(scope).map_err(CliError::of(Exit::Usage))?;

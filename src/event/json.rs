@@ -1,8 +1,8 @@
 //! A JSON value in its published text, parsed one level at a time.
 //!
-//! Values written to a cache must keep the order of keys and the text of numbers. Most events need
-//! only two or three members of their payload. So this module checks the text once, keeps it, and
-//! parses a level when it is read.
+//! Values written to a cache must keep the order of keys and the text of numbers. Rules read only
+//! two or three members of most payloads. So this module checks the text once, keeps it, and parses
+//! a level when a caller reads it.
 //!
 //! - `scan` has the methods that check and split a text, in one fast pass.
 //! - `slow` parses with `serde_json` what `scan` does not accept, and explains errors.
@@ -83,8 +83,7 @@ pub enum JsonError {
     /// The text is empty, or only white space.
     #[error("empty, not JSON")]
     Empty,
-    /// A `\\u` escape is half of a surrogate pair. It stands for no character (RFC 8259, section
-    /// 8.2).
+    /// A `\\u` escape is half of a surrogate pair, which is no character (RFC 8259, section 8.2).
     #[error("not JSON: a string contains half of a surrogate pair")]
     LoneSurrogate,
     /// The nesting is deeper than [`MAX_DEPTH`].
@@ -96,20 +95,20 @@ impl<'a> Json<'a> {
     /// The empty object.
     pub const EMPTY_OBJECT: Json<'static> = Json("{}");
 
-    /// Returns a text that [`Json::parse`] accepted before. Only debug builds check it again.
+    /// Wraps a text that [`Json::parse`] accepted before. Only debug builds check it again.
     pub fn trusted(text: &'a str) -> Self {
         debug_assert!(Self::parse(text).is_ok(), "text was not checked");
         Self(text.trim_ascii())
     }
 
-    /// Returns a text that [`Json::parse`] accepted before, for a caller that reads it often. Debug
-    /// builds do not check it again either.
+    /// Wraps a text that [`Json::parse`] accepted before. Unlike [`trusted`](Self::trusted), it
+    /// checks nothing in debug builds, because its callers run often.
     pub(crate) fn parsed(text: &'a str) -> Self {
         Self(text.trim_ascii())
     }
 
-    /// Returns a part of this value that [`Json::elements`] or [`Json::members`] returned before.
-    /// It is not checked again.
+    /// Returns the element or member at this range of bytes. [`Json::elements`] or
+    /// [`Json::members`] has checked it.
     pub(crate) fn part(self, place: std::ops::Range<usize>) -> Self {
         Self(self.0.get(place).filter(|text| !text.is_empty()).unwrap_or("null"))
     }
@@ -176,13 +175,13 @@ impl<'a> Json<'a> {
         self.as_number()?.parse().ok()
     }
 
-    /// Returns the member of that name. Among several the last counts.
+    /// Returns the member of that name. If several have the name, it returns the last one.
     pub fn get(self, name: &str) -> Option<Json<'a>> {
         self.members().into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
-    /// Converts the value to `serde_json`'s. Numbers beyond 64 bits are rounded to a double,
-    /// numbers beyond a double to the largest of their sign.
+    /// Converts the value to a value of `serde_json`. A number beyond 64 bits becomes the nearest
+    /// double. A number beyond a double becomes the largest double of its sign.
     pub fn to_value(self) -> serde_json::Value {
         serde_json::from_str(self.0).unwrap_or_else(|_| self.to_clamped_value())
     }

@@ -126,7 +126,7 @@ impl Breaker {
                 let is_news = state.note(health);
                 Some(match health {
                     Health::Good => state.close(),
-                    // A resource that failed before says nothing new about the others.
+                    // A resource that failed before is no new evidence about the others.
                     Health::Failing { .. } if !is_news => state.trip(before, true, now),
                     Health::Bad | Health::Failing { .. } => {
                         state.trip(OPEN_FOR.after(before), true, now)

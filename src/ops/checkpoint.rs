@@ -18,7 +18,7 @@ pub struct CommandCheckpoint<'c> {
 }
 
 impl<'c> CommandCheckpoint<'c> {
-    /// Creates a checkpoint that covers no event yet.
+    /// Creates a checkpoint without a low watermark.
     pub fn new(cache: &'c Cache, command: &'static str) -> Self {
         Self { cache, command, low_watermark: None }
     }

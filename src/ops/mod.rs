@@ -3,8 +3,8 @@
 //! - `status`: the state of the system, and what is wrong with it.
 //! - `dead_letters`: reading, selecting, grouping and replaying dead letters.
 //! - `replay`: applying the history again.
-//! - `heal`: a replay after Redis lost writes, which workers start.
-//! - `checkpoint`: covers old events that a command applies again.
+//! - `heal`: a replay that workers start after Redis lost writes.
+//! - `checkpoint`: lets workers notice that Redis lost the effects that a command applied.
 //! - `pace`: a maximum rate.
 //!
 //! Absent on purpose: the arguments and the output of commands, which are in `cli`.

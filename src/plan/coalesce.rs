@@ -11,7 +11,7 @@
 //! - A later deletion or write of the same key hides deletions, expiries, counters and writes
 //!   without tags. They are dropped.
 //! - A write with tags also fills the tags' sets, which a deletion leaves alone. It stays, and the
-//!   deletion stays behind it. A later write replaces it only if that fills the same sets for at
+//!   deletion stays after it. A later write replaces it only if that fills the same sets for at
 //!   least as long.
 //! - The second of two invalidations of a tag finds an empty set, unless a write with that tag is
 //!   between them.
@@ -20,7 +20,7 @@
 //!   orders.
 //! - A `warm` of a cached key alone must see at its own turn whether the key exists. Its deletion
 //!   keeps its place.
-//! - A value that is served during its load is not deleted. Its operation keeps its place behind
+//! - A value that is served during its load is not deleted. Its operation keeps its place after
 //!   all others on its key.
 //! - A key that may be a tag's set uses no shortcut. It keeps its place, and nothing moves across
 //!   it.

@@ -22,7 +22,7 @@
 //!   could not be found otherwise.
 //!
 //! The result depends on later effects and on earlier versions. So a span may be cut at any place,
-//! and the part behind the cut is folded separately. Earlier versions are recorded in fences. If
+//! and the part after the cut is folded separately. Earlier versions are recorded in fences. If
 //! some were only read and never raised a fence, later writes become deletions.
 
 mod pending;
@@ -187,7 +187,7 @@ impl Fold {
         }
     }
 
-    /// Works like [`skip`](Self::skip) for an event behind all that may be applied.
+    /// Works like [`skip`](Self::skip) for an event after all that may be applied.
     pub fn supersede(&mut self, at: u64, effect: &Effect) {
         if let Action::InvalidateTag = effect.action {
             return self.invalidate(at, None, &effect.target);

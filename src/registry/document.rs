@@ -60,7 +60,7 @@ impl Text {
     }
 }
 
-/// Rules that say which cache keys and tags each event makes stale.
+/// Rules that name the cache keys and tags that each event makes stale.
 #[derive(Debug, Default, JsonSchema)]
 #[schemars(rename = "RuleFile", deny_unknown_fields, extend("patternProperties" = {"^x-": true}))]
 pub(crate) struct Document {

@@ -1,4 +1,4 @@
-//! Effects of an event on the cache: the types that the registry hands to everything behind it.
+//! Effects of an event on the cache: the types that the registry passes to the modules after it.
 
 use std::fmt;
 use std::time::Duration;

@@ -196,7 +196,7 @@ fn interpolate(
     }
 }
 
-/// Returns whether the delimiter, searched in the value and the delimiter behind it, begins before
+/// Returns whether the delimiter, searched in the value and the delimiter after it, begins before
 /// the value's end.
 fn holds_end(value: &str, delimiter: &str) -> bool {
     let (value, delimiter) = (value.as_bytes(), delimiter.as_bytes());

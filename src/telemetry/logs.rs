@@ -1,5 +1,5 @@
-//! Logs to stderr: one line at start and one for each change of state. Above `debug` there is no
-//! line for an event that is applied.
+//! Logs to stderr: one line at the start and one for each change of state. At `info` and quieter
+//! levels, no line reports an applied event.
 //!
 //! Text from payloads, rule files and servers is escaped here. A record is one line, and no
 //! terminal interprets it.
@@ -23,17 +23,17 @@ use crate::causes::Explain;
 use crate::config::LogFormat;
 use crate::printable::{Printable, printable_json};
 
-/// Crates whose lines at `info` and below concern only their authors. They are limited to `warn`
-/// unless a directive names them.
+/// Crates whose `info`, `debug` and `trace` lines concern only their authors. They are limited to
+/// `warn` unless a directive names them.
 const NOISY: [&str; 7] = ["redis", "hyper", "hyper_util", "h2", "reqwest", "rustls", "mio"];
 
 /// Crates that are silenced at every level, since they log whole messages with bodies and headers.
 ///
-/// lapin logs each returned message at `warn` and each frame at `trace`. It also logs a check for
-/// an absent object as an error. unstale logs the relevant events itself.
+/// lapin logs each returned message at `warn` and each frame at `trace`. It also logs an error if a
+/// passive declaration finds no object. unstale logs the relevant events itself.
 const INDISCREET: [&str; 2] = ["lapin", "amq_protocol"];
 
-/// The field of a panic that may have several lines.
+/// The only field of a panic whose value may have several lines.
 const BACKTRACE: &str = "backtrace";
 
 /// Reason why logging could not start.
@@ -139,8 +139,8 @@ fn discreet() -> FilterFn<fn(&Metadata<'_>) -> bool> {
     filter_fn(|metadata| !INDISCREET.iter().any(|name| metadata.target().starts_with(name)))
 }
 
-/// Returns the given directives, after the limits for noisy crates. Among two for one target the
-/// last one counts, and a longer target comes before a shorter one.
+/// Returns a filter of the limits for noisy crates and the given directives. The last directive for
+/// a target wins. A longer target wins over a shorter one.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     let overall = directives
         .split(',')

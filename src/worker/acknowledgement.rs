@@ -1,8 +1,9 @@
 //! Decides when the main lane acknowledges settled deliveries.
 //!
 //! A delivery is settled once Redis has answered for each of its effects, and RabbitMQ has
-//! confirmed each message that was republished for it. Nothing is acknowledged before. One
-//! `basic.ack` with `multiple` acknowledges all settled deliveries, at the first of these moments:
+//! confirmed each message that was republished for it. The main lane acknowledges no delivery
+//! before. One `basic.ack` with `multiple` acknowledges all settled deliveries, at the first of
+//! these moments:
 //! - At once, if the batch has republished messages. Until then a crash would publish them twice.
 //! - At once, if as many are settled as the prefetch divided by [`ACKNOWLEDGED_PART`].
 //! - If nothing else is in flight: at once, or with a backlog after [`MORE_COMES`] without a new
@@ -13,7 +14,9 @@
 //! these messages are between those of settled deliveries, so `multiple` would acknowledge them.
 //!
 //! `main_lane.rs` acknowledges as decided here. The slow lane and `suspected_poison.rs` acknowledge
-//! each delivery alone, as soon as it is settled.
+//! each delivery alone, as soon as it is settled. A suspected poison message that
+//! `suspected_poison.rs` sets aside is not settled. It is acknowledged when the broker has
+//! confirmed its republished message.
 
 use std::time::{Duration, Instant};
 

@@ -57,7 +57,7 @@ pub(super) struct Resolved {
 /// The outages of Redis that have kept a batch from being applied.
 #[derive(Debug, Clone, Copy, Default)]
 struct Outages {
-    /// How many times in a row the checkpoint behind the batch held a wrong counter.
+    /// How many times in a row the checkpoint after the batch held a wrong counter.
     broke_checkpoint: u32,
     /// How many times the connection was lost, without a failed probe in between.
     lost_connection: u32,

@@ -73,7 +73,7 @@ impl BrokerIdentity {
                 return Ok(Ok(()));
             }
             readiness.set_healed(Err(format!(
-                "workers of another broker share our marks in Redis: `{theirs}`"
+                "workers of another broker share our checkpoints in Redis: `{theirs}`"
             )
             .into()));
             tokio::time::sleep(LOOKS).await;
@@ -141,13 +141,13 @@ fn take_marks((config, owed): (&Config, &OwedHeals), marks: &Checkpoints, ours: 
     warn!(
         before,
         now = ours,
-        "the marks in Redis are of another broker, or of ours under its former name: the history is applied again"
+        "the checkpoints in Redis are of another broker, or of ours under its former name: the history is applied again"
     );
     // The offset belongs to the other history.
     let watermark =
         marks.lowest().map(|watermark| HealFrom::low(LowWatermark { offset: None, ..watermark }));
     let from = watermark.unwrap_or_default().or_window(window(config), Timestamp::now());
-    owed.owe(from, "the marks in Redis were of another broker");
+    owed.owe(from, "the checkpoints in Redis were of another broker");
 }
 
 /// Maximum time to ask the broker for its name: a tick must not wait longer.

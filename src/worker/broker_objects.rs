@@ -116,7 +116,7 @@ fn note_history(state: &HealState, fault: Option<String>) {
     match (&fault, before.is_some()) {
         (Some(cause), false) => error!(
             %cause,
-            "the history cannot be used: events are applied all the same, and are missing from it; docs/reference/rabbitmq.md#history-that-the-broker-does-not-serve says what to do"
+            "the history cannot be used: events are still applied, and are missing from the history; docs/reference/rabbitmq.md#history-that-the-broker-does-not-serve says what to do"
         ),
         (None, true) => info!("the history can be used again"),
         _ => {}

@@ -2,10 +2,10 @@
 //! unbound or purged. The last worker that ends counts the messages in the queues and the history.
 //! The first worker that starts compares (see `broker/census.rs`).
 //!
-//! Killed workers leave no count, but they leave their low watermarks. Every event behind the
-//! lowest may be unapplied, so all of them must wait in the main queue. Under load the watermark
-//! lags a minute behind. Then fewer events wait, as if some were lost, and the heal that follows
-//! reads from that minute on.
+//! Killed workers leave no count, but they leave their low watermarks. Every event after the lowest
+//! one may be unapplied, so all of them must wait in the main queue. Under load the watermark is a
+//! minute old. Then fewer events wait, as if some were lost, and the heal that follows reads from
+//! that minute on.
 //!
 //! A worker that starts within 10 s of the kill compares nothing, since it takes the killed workers
 //! for live ones. So workers that crash again and again do not heal each time.
@@ -40,10 +40,13 @@ pub(super) async fn leave(heals: Heals<'_>) {
     match tokio::time::timeout(within, count(heals)).await {
         Ok(Ok(())) => {}
         Ok(Err(cause)) => {
-            debug!(%cause, "what the queues hold was not counted: the next worker does not see what is lost until it starts")
+            debug!(%cause, "the messages in the queues were not counted: the next worker cannot notice a loss from before its start")
         }
         Err(_) => {
-            debug!(within_ms = within.as_millis(), "what the queues hold was not counted in time")
+            debug!(
+                within_ms = within.as_millis(),
+                "the messages in the queues were not counted in time"
+            )
         }
     }
 }
@@ -85,7 +88,7 @@ pub(super) async fn compare(heals: Heals<'_>) -> Result<(), CommandError> {
                 "the history grew by more events than the queues hold since the last worker ended"
             );
             Some(
-                "events that came while no worker ran are in the history alone: the main queue was deleted, unbound or purged",
+                "events that arrived while no worker ran are in the history alone: the main queue was deleted, unbound or purged",
             )
         }
         Err(error) => {
@@ -110,7 +113,7 @@ async fn compare_with_checkpoints(heals: Heals<'_>) {
     let Some(LowWatermark { offset: Some(from), .. }) = heals.state.watermark.inherited() else {
         return;
     };
-    // Nothing can make up for it, and the log names the fault already.
+    // Then no heal is possible, and the log already names the fault.
     if heals.state.history_fault.load().is_some() {
         return;
     }
@@ -120,7 +123,7 @@ async fn compare_with_checkpoints(heals: Heals<'_>) {
     {
         Ok(0) => return,
         Ok(missing) => {
-            info!(missing, from, "fewer events wait than came since the last checkpoint")
+            info!(missing, from, "fewer events wait than arrived since the last checkpoint")
         }
         Err(error) => {
             warn!(cause = error.in_full(), "the queue cannot be compared with the history")

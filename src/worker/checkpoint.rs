@@ -1,6 +1,6 @@
-//! Keeps this worker's checkpoint in Redis, from before it consumes until it ends. Once a second
-//! the checkpoint moves on, shows whether Redis lost writes, and covers events that stopped workers
-//! left unapplied.
+//! Keeps this worker's checkpoint in Redis, from before the worker consumes until it ends. Once a
+//! second, a *tick* advances the checkpoint and shows whether Redis lost writes. The low watermark
+//! in the checkpoint then includes events that stopped workers left unapplied.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use super::heal_record::outage;
 use super::heal_state::Heals;
 use crate::cache::{CommandError, Outage, Tick};
 
-/// Time between two moves of the checkpoint.
+/// Time between two advances of the checkpoint.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Time after which a worker notes again which retry steps it uses.
@@ -22,7 +22,7 @@ const STEPS_NOTED_EVERY: Duration = Duration::from_secs(60);
 /// Maximum time for the last write to the checkpoints.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Moves the checkpoint on while Redis can be used; never returns.
+/// Advances the checkpoint while Redis can be used; never returns.
 pub(super) async fn tick(heals: Heals<'_>) -> Infallible {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,8 +59,8 @@ pub(super) async fn tick(heals: Heals<'_>) -> Infallible {
     }
 }
 
-/// Moves the checkpoint on once. `covered` lists stopped workers whose events this worker's
-/// checkpoint covers as of this tick.
+/// Advances the checkpoint once. `covered` lists stopped workers whose events this worker's low
+/// watermark includes since this tick.
 async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, CommandError> {
     let Heals { cache, config, registry, metrics, state, .. } = heals;
     let (watermark, owed) = (&state.watermark, &state.owed);
@@ -96,14 +96,14 @@ fn log_gone(fields: &[String]) {
     if stopped > 0 {
         info!(
             workers = stopped,
-            "stopped in order: this worker's checkpoint covers what they left"
+            "stopped in order: this worker's low watermark includes the events that they left"
         );
     }
     if silent > 0 {
         warn!(
             workers = silent,
             "silent for 10 s, so they were killed or cannot reach Redis: their events go to other \
-             workers, and this worker's checkpoint covers them; no heal is needed"
+             workers, and this worker's low watermark includes them; no heal is needed"
         );
     }
 }

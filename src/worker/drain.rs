@@ -29,12 +29,12 @@ pub(super) async fn drain(
     }
 }
 
-/// Logs that members stay though their tags were invalidated.
+/// Logs that members stay although their tags were invalidated.
 pub(super) fn log_lost(detached_sets: u64) {
     if detached_sets > 0 {
         error!(
             detached_sets,
-            "sets of invalidated tags were gone before they were drained: Redis evicted them (maxmemory-policy), or a client deleted \
+            "sets of invalidated tags vanished before they were drained: Redis evicted them (maxmemory-policy), or a client deleted \
              unstale:drain*; their members stay until their TTL"
         );
     }

@@ -31,8 +31,8 @@ pub(super) struct Gate {
     closed_since: watch::Sender<Option<Instant>>,
     /// True if a probe failed since the gate closed.
     probe_failed: AtomicBool,
-    /// Held while a suspected batch is applied. Lanes share a connection, and one may not be blamed
-    /// for what another does to it.
+    /// Held while a suspected batch is applied. Lanes share a connection, so a failure that another
+    /// lane causes must not count against that batch.
     turn: Mutex<()>,
     readiness: Readiness,
     metrics: Metrics,

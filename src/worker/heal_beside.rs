@@ -224,7 +224,7 @@ async fn perform(
             if !passed_over.is_empty() {
                 error!(offsets = ?passed_over, "{LEFT_OUT}");
             } else if !complete && refused.is_none() {
-                warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
+                warn!(%from, "the history does not hold all events of the heal: other old values stay readable until their TTL");
             }
             let mut changes = work.changes.clone();
             let cause = refused.as_ref().map(ToString::to_string);
@@ -259,7 +259,7 @@ async fn perform(
             Ok(Done { changes, refused: cause })
         }
         Ok(Healed::NoHistory) if config.amqp.history.is_none() => {
-            error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; flush what must be right");
+            error!(%from, "UNSTALE_HISTORY=off: nothing can be applied again; delete the keys that must be correct");
             let mut changes = work.changes.clone();
             if work.owed.is_some() {
                 let lost = state.history_start.lost_since(from);
@@ -269,7 +269,7 @@ async fn perform(
             Ok(Done { changes, refused: None })
         }
         Ok(Healed::NoHistory) => Err(
-            "there is no history: a worker declares it again, and what the old one held is gone"
+            "there is no history: a worker declares it again, without the events of the old one"
                 .to_owned(),
         ),
         Err(error) => Err(error.in_full()),

@@ -130,7 +130,7 @@ impl<'s> Healer<'s> {
                     if marks.lowest().is_some() {
                         info!(
                             from = %from(&marks), is_alone,
-                            "no heal is needed: Redis holds what workers left; should it lose writes now, a heal begins there"
+                            "no heal is needed: Redis holds what workers left; if it loses writes now, a heal begins there"
                         );
                     }
                 }
@@ -154,7 +154,7 @@ impl<'s> Healer<'s> {
             let cause = match self.heal(&marks).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {
-                    warn!("Redis went back once more during the heal: it begins anew");
+                    warn!("Redis lost writes again during the heal: the heal begins anew");
                     continue;
                 }
                 Err(NotHealed::Redis(outage)) => return Err(outage.into()),
@@ -216,7 +216,7 @@ impl<'s> Healer<'s> {
         let from = from(marks).or_window(window(config), Timestamp::now());
         error!(
             %cause, %from,
-            "the broker cannot serve the history: events are applied, and what Redis lost stays readable until the history was read; \
+            "the broker cannot serve the history: events are applied, and old values stay readable until the history is applied again; \
              `unstale status` says what to do"
         );
         let said = cause.clone();
@@ -256,7 +256,7 @@ impl<'s> Healer<'s> {
         let has_nothing = is_new_broker && has_nothing_to_heal(doubt, goes_on);
         match (doubt, goes_on) {
             _ if has_nothing => {}
-            (_, Some(offset)) => info!(%from, offset, "going on with the heal of another worker"),
+            (_, Some(offset)) => info!(%from, offset, "continuing the heal of another worker"),
             (Doubt::Lost, None) => {
                 warn!(%from, "Redis lost writes that it had confirmed (an old snapshot, or a replica promoted too early): applying the history again");
             }
@@ -265,7 +265,7 @@ impl<'s> Healer<'s> {
                 info!(%from, "Redis was restarted, or a replica took its place: applying the history again, in case it lost writes");
             }
             (Doubt::Unknown, None) => {
-                info!(%from, "no checkpoint in Redis tells whether it lost writes: applying the history again");
+                info!(%from, "no checkpoint in Redis shows whether it lost writes: applying the history again");
             }
         }
         let began = (Instant::now(), SystemTime::now());
@@ -347,12 +347,12 @@ impl<'s> Healer<'s> {
                 if !passed_over.is_empty() {
                     error!(offsets = ?passed_over, "{LEFT_OUT}");
                 } else if !complete && !is_refused {
-                    warn!(%from, "the history does not hold all that was to be applied again: the rest stays readable until its TTL");
+                    warn!(%from, "the history does not hold all events of the heal: other old values stay readable until their TTL");
                 }
             }
             Healed::NoHistory if doubt == Doubt::Lost => {
                 error!(
-                    "there is no history to heal Redis from: what it had lost stays readable until its TTL; flush what must be right"
+                    "there is no history to heal Redis from: old values stay readable until their TTL; delete the keys that must be correct"
                 );
             }
             Healed::NoHistory => {}

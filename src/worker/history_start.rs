@@ -131,7 +131,7 @@ impl HistoryStart {
         {
             if end_of_all(&config.amqp).await? > known {
                 return Err(BrokerError::Unreachable(
-                    "the history's nodes that answered lag behind".into(),
+                    "the nodes of the history that answered lag behind another node".into(),
                 )
                 .into());
             }
@@ -145,7 +145,7 @@ impl HistoryStart {
     }
 }
 
-/// Returns the offset behind the history, from the node that is furthest.
+/// Returns the end of the history, from the node whose replica holds most.
 async fn end_of_all(amqp: &AmqpConfig) -> Result<u64, BrokerError> {
     let mut history = History::connect(amqp).await?;
     let survey = history.survey(&[]).await;

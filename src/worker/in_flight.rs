@@ -102,13 +102,14 @@ impl Taken {
         self.holding.bound_of(delivery)
     }
 
-    /// Returns the deliveries to a caller that covers them.
+    /// Returns the deliveries. The caller must hold them for the low watermark.
     pub(super) fn into_deliveries(mut self) -> Vec<Delivery> {
         self.settled();
         std::mem::take(&mut self.deliveries)
     }
 
-    /// Notes that their effects are in Redis, and their republished messages are covered.
+    /// Notes that their effects are in Redis, and that the low watermark includes their republished
+    /// messages.
     pub(super) fn settled(&self) {
         self.holding.settled();
         self.is_settled.store(true, Ordering::Relaxed);

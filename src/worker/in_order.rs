@@ -31,7 +31,7 @@ impl<'w, T> InOrder<'w, T> {
         self.queue.is_empty()
     }
 
-    /// Begins a piece of work behind all others.
+    /// Begins a piece of work after all others.
     pub(super) async fn push(&mut self, work: impl Future<Output = T> + 'w) {
         let mut work = Box::pin(work);
         let begun = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;

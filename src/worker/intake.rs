@@ -58,7 +58,7 @@ impl Request {
         let count = delivery.redelivery_count().unwrap_or(0);
         if count >= DELIVERIES_AT_MOST {
             let error = format!(
-                "delivered {count} times before without an acknowledgement: it may be what ends workers; look for crashes in their logs before you replay it"
+                "delivered {count} times before without an acknowledgement: it may kill workers; look for crashes in their logs before you replay it"
             );
             return Self::unread(delivery, Reason::DeliveryLimit, error);
         }

@@ -35,8 +35,8 @@ use crate::broker::{Delivery, Lane, SessionEnded};
 use arrivals::Arrivals;
 use step::{SLOW_LINK, Step, Take, UnderWay};
 
-/// Time between two reports that the loop runs. With each report, the lane also counts and covers
-/// the deliveries in the connection's buffer.
+/// Time between two reports that the loop runs. With each report, the lane also counts the
+/// deliveries in the connection's buffer, and holds them for the low watermark.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Consumes until a stop is requested, the session ends, or Redis was away too long.

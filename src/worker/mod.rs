@@ -19,7 +19,7 @@
 //!
 //! Heals:
 //! - `low_watermark`: the oldest event that may be unapplied, and the ledger of the deliveries in
-//!   flight. `unread_deliveries` covers those that no lane has handed out.
+//!   flight. `unread_deliveries` holds those that no lane has handed out.
 //! - `checkpoint`: shows once a second whether Redis lost writes. `healing` heals before the gate
 //!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
 //!   what both use. `resolution_digest` identifies the rules and settings of a heal.

@@ -84,7 +84,7 @@ impl OwedHeals {
             return;
         }
         error!(
-            "{cause}; nothing makes up for it without a history and healing: flush what must be right"
+            "{cause}; without a history and healing, these events cannot be applied again: delete the keys that must be correct"
         );
         let now_ms = now_ms();
         let from = from.or_window(self.window, Timestamp::now());

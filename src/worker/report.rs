@@ -75,7 +75,7 @@ impl<'s> Reporter<'s> {
                 Err(CommandError::Outage(outage)) => gate.close(&outage),
                 Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                     if !std::mem::replace(&mut self.refused, true) {
-                        warn!(cause = %chain(&cause), "cannot tell Redis of this worker: `unstale status` does not see it");
+                        warn!(cause = %chain(&cause), "this worker cannot report to Redis: `unstale status` does not show it");
                     }
                 }
             }

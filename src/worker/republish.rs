@@ -132,7 +132,7 @@ impl<'s> Publisher<'s> {
                     watermark.copied(LaneName::Main, self.delay(step), *arrived_after);
                     metrics.retried();
                 }
-                // The replay that applies it covers it.
+                // A replay of the dead letter records it in the history.
                 Destination::Dead(reason) => metrics.dead(reason),
             }
         }

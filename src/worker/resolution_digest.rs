@@ -1,7 +1,7 @@
 //! Digests of everything that decides which effects an event has: the rules, and settings.
 //!
 //! A heal is done for one such digest. A worker with another one heals again. The registry's own
-//! digest does not cover settings, since rules that were counted by position stay the same.
+//! digest does not include settings, since settings do not change the positions of rules.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 
-/// Number of bytes that tell two sets of settings apart.
+/// Number of bytes of a digest, which distinguish two sets of settings.
 const BYTES: usize = 8;
 
 /// Returns the digest of the settings that decide which effects an event has. The registry's digest
-/// covers `vars`.
+/// includes `vars`.
 pub(super) fn of_settings(config: &Config) -> String {
     let (registry, reading) = (&config.registry, config.reading);
     let numbers = [reading.max_body_bytes, registry.max_keys_per_event];

@@ -82,7 +82,7 @@ impl Heavy {
         &self.taken.deliveries
     }
 
-    /// Returns the delivery to a caller that covers it. It is not to be read now.
+    /// Returns the delivery unread. The caller must hold it for the low watermark.
     pub(super) fn into_deliveries(self) -> Vec<Delivery> {
         self.taken.into_deliveries()
     }

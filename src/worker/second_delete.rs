@@ -41,7 +41,7 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
                 let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) && registry.load().registry.has_second_deletes()
                 {
-                    warn!(%cause, "second deletes (`again`) are not done by this worker; docs/reference/redis-permissions.md has the ACL for them");
+                    warn!(%cause, "this worker does not perform second deletes (`again`); docs/reference/redis-permissions.md has the ACL for them");
                 }
                 refused = Some(cause);
                 REFUSED_PAUSE
@@ -65,7 +65,7 @@ async fn run_due(
     }
     for (due, cause) in &done.given_up {
         let rule = rules_of(due, &registry.load().registry);
-        error!(%cause, %rule, "a second delete was refused for four hours, and is given up; a stale value may stay until its TTL");
+        error!(%cause, %rule, "Redis refused a second delete for four hours, so it is given up; a stale value may stay until its TTL");
     }
     if !done.due.is_empty() {
         debug!(targets = done.due.len(), "deleted a second time");

@@ -62,7 +62,7 @@ impl SuspectedMessage {
         self.0.bound_of(self.delivery())
     }
 
-    /// Notes that its republished message is confirmed and covered.
+    /// Notes that its republished message is confirmed, and that the low watermark includes it.
     pub(super) fn settled(&self) {
         self.0.settled();
     }

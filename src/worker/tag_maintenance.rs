@@ -72,7 +72,7 @@ pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
                 if refused.as_ref() != Some(&cause) {
                     info!(
                         %cause,
-                        "tags are not looked after: members whose keys are gone stay in their sets; docs/reference/redis-permissions.md has the ACL for it"
+                        "this worker does not maintain tags: members whose keys are gone stay in their sets; docs/reference/redis-permissions.md has the ACL for it"
                     );
                 }
                 refused = Some(cause);
@@ -96,7 +96,7 @@ async fn maintain(
     let token = new_token();
     loop {
         if of.cache.lock_tag_maintenance(&token, LOCK_TTL).await? {
-            debug!("this worker does tag maintenance");
+            debug!("this worker maintains the tags");
             look_after_tags(of, &token).await?;
         }
         tokio::time::sleep(LOCK_TTL / 2).await;
@@ -112,7 +112,7 @@ async fn log_eviction(cache: &Cache, logged: &mut Eviction) -> Result<(), Outage
                 "Redis {consequence}. Set maxmemory-policy noeviction, with room to spare, or give the cache of other data a Redis of its own"
             ),
             Eviction::Unknown => info!(
-                "Redis does not tell its maxmemory-policy (INFO and CONFIG GET are refused, or do not have it): make sure that it is noeviction, or \
+                "Redis does not show its maxmemory-policy (INFO and CONFIG GET are refused, or do not have it): make sure that it is noeviction, or \
                  that memory suffices"
             ),
             Eviction::Safe => info!("Redis evicts no keys any more"),

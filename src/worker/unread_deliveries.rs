@@ -1,8 +1,8 @@
-//! Covers deliveries that have arrived in a lane and are unread, for the low watermark.
+//! Holds deliveries that have arrived in a lane and are unread, for the low watermark.
 //!
 //! Deliveries stay unread during an outage of Redis, a heavy event, or while the account is full.
-//! The look that saw the queue empty covers messages that are delivered for the first time. It does
-//! not cover redelivered and republished messages.
+//! Messages that are delivered for the first time arrived after the look that saw the queue empty.
+//! Redelivered and republished messages may be older.
 
 use super::low_watermark::{Holding, Watermark};
 use crate::broker::Delivery;
@@ -13,32 +13,32 @@ use crate::broker::Delivery;
 pub(super) struct UnreadDeliveries(Vec<Holding>);
 
 impl UnreadDeliveries {
-    /// Covers exactly these deliveries from now on.
+    /// Holds exactly these deliveries from now on.
     pub(super) fn are_only<'d>(
         &mut self,
         watermark: &Watermark,
         deliveries: impl Iterator<Item = &'d Delivery>,
     ) {
         let mut deliveries = deliveries.peekable();
-        // Takes the new holding first, so that the rest is covered all the time.
+        // Takes the new holding first, so that the rest is held all the time.
         let covers = deliveries.peek().is_some().then(|| watermark.take_unread(deliveries));
         self.are_none();
         self.0.extend(covers);
     }
 
-    /// Covers these deliveries too, which are put back.
+    /// Holds these deliveries too, which are put back.
     pub(super) fn put_back(&mut self, watermark: &Watermark, deliveries: &[Delivery]) {
         if !deliveries.is_empty() {
             self.0.push(watermark.take_unread(deliveries));
         }
     }
 
-    /// Ends the cover: everything is handed out, and others hold it.
+    /// Releases the holdings: everything is handed out, and others hold it.
     pub(super) fn are_none(&mut self) {
         self.0.drain(..).for_each(|holding| holding.settled());
     }
 
-    /// Returns whether nothing is covered.
+    /// Returns whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -36,7 +36,7 @@ pub(crate) async fn cache(url: &str, queue: &str) -> Cache {
     cache
 }
 
-/// Keeps tests that share a server apart.
+/// Separates tests that share a server.
 pub(crate) struct Names(String);
 
 impl Names {

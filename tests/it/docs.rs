@@ -121,7 +121,7 @@ fn every_rule_file_shown_loads_without_a_warning_and_its_examples_hold() {
     assert!(files >= 10, "only {files} files were found: has the pages' form changed?");
 }
 
-/// Each command of a session (`$ …`) and what the page says it prints.
+/// Each command of a session (`$ …`), and its output on the page.
 pub(crate) fn commands(session: &str) -> Vec<(&str, String)> {
     let mut commands: Vec<(&str, String)> = Vec::new();
     for line in session.lines() {
@@ -336,7 +336,7 @@ fn pages_that_the_sources_name_exist() {
     });
     let others = ["Makefile", "docker-compose.yml", "Dockerfile", "Cargo.toml"];
     for name in sources.chain(others.map(str::to_owned)) {
-        // Its pages are made up.
+        // Its pages are examples.
         if name == "scripts/test_lint_prose.py" {
             continue;
         }
@@ -392,7 +392,7 @@ fn every_page_is_in_the_table_of_contents() {
 #[test]
 fn no_page_is_too_long() {
     for (name, text) in pages() {
-        // A page prints whole scripts, which nobody may shorten.
+        // A page prints whole scripts, which must not be shortened.
         let scripts = blocks(&text).into_iter().filter(|block| block.language == "lua");
         let script_words: usize =
             scripts.map(|script| script.text.split_whitespace().count()).sum();

@@ -217,7 +217,7 @@ async fn a_redis_that_hides_its_policy_is_usable() {
             .await;
     let worker = stage.worker(&[]).await;
     wait_until(SOON, "it says so", async || {
-        worker.stderr().contains("does not tell its maxmemory-policy")
+        worker.stderr().contains("does not show its maxmemory-policy")
     })
     .await;
 }

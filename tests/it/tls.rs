@@ -1,4 +1,4 @@
-//! Certificates that cannot be used, and one that logs in: real servers that use TLS.
+//! Tests against real TLS servers: unusable certificates, and a login by a client's certificate.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -139,7 +139,8 @@ fn a_key_that_does_not_fit_its_certificate_ends_the_start_with_64() {
     }
 }
 
-/// Copies the fixtures to a folder that a server with another root can read.
+/// Copies the fixtures to a folder in `/tmp`. A server whose root directory is another one reads
+/// the same `/tmp`.
 fn fixtures() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["ca.pem", "server.pem", "server.key.pem", "client.pem", "client.key.pem"] {

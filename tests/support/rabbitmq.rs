@@ -328,7 +328,7 @@ impl RabbitMq {
         self.look(queue, "[Consumer] = rabbit_amqqueue:consumers(Q), element(4, Consumer)").await
     }
 
-    /// Evaluates what an expression says of the queue `Q` of the default virtual host.
+    /// Evaluates an expression about the queue `Q` of the default virtual host.
     async fn look(&self, queue: &str, expression: &str) -> Option<u32> {
         let name = format!("rabbit_misc:r(<<\"/\">>, queue, {})", binary(queue));
         let look =
@@ -383,7 +383,7 @@ pub(crate) fn url_at(addr: &str, user: &str, password: &str, vhost: &str) -> Str
     format!("amqp://{user}:{password}@{addr}/{vhost}")
 }
 
-/// Returns a text as an Erlang binary, whatever its characters.
+/// Returns a text with any characters as an Erlang binary.
 fn binary(text: &str) -> String {
     let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
     format!("<<{}>>", bytes.join(","))

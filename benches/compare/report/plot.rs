@@ -10,7 +10,7 @@ const WIDTH: f64 = 960.0;
 const ROW: f64 = 22.0;
 /// Left end of the bars. Names are before it.
 const LEFT: f64 = 380.0;
-/// Right end of the longest bar. Its value is behind it.
+/// Right end of the longest bar. Its value is to the right of it.
 const RIGHT: f64 = 840.0;
 
 const GOOD: &str = "#2a7f62";

@@ -1,5 +1,5 @@
 //! Reads through a Redis cache that unstale workers invalidate. One reader loads while the others
-//! wait. If an event overtakes the load, its value is not cached.
+//! wait. If an event arrives during the load, the loaded value is not cached.
 //!
 //! [`Reader::get_or_load`] handles bytes, and [`Reader::get_or_load_json`] values of any type. The
 //! reader never invalidates: only workers do. In the repository of unstale, `docs/how-to/read.md`

@@ -1,9 +1,9 @@
 //! Messages that the broker itself cannot read.
 //!
-//! The broker ends the connection (`INTERNAL_ERROR`) when it should send such a message. RabbitMQ
-//! keeps every message of a stream as AMQP 1.0. These are not, because a client of the stream
-//! protocol has written them. RabbitMQ 3.10 fails over a whole chunk of messages, later versions
-//! over the one message.
+//! The broker ends the connection (`INTERNAL_ERROR`) instead of sending such a message. RabbitMQ
+//! keeps every message of a stream as AMQP 1.0. These messages have another form, because a client
+//! of the stream protocol has written them. RabbitMQ 3.10 fails over a whole chunk of messages,
+//! later versions over the one message.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The history as all nodes of a cluster have it.
 //!
-//! A replica that lags behind ends too early. Its end must not count as the end of the history.
+//! A replica that lags lacks the newest messages. Its end must not count as the end of the history.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -213,7 +213,7 @@ impl History {
                 Found::at(offset.clamp(first, end))
             }));
         }
-        // The end was found first, and no place is behind it.
+        // The end was found first, and no place is after it.
         Ok(Survey { first, end, known_end: end, places: found })
     }
 }
@@ -264,7 +264,7 @@ pub(super) async fn survey(
     {
         if Instant::now() >= deadline {
             let cause = format!(
-                "the history's first message did not come within {} s",
+                "the history's first message did not arrive within {} s",
                 ANSWER_TIMEOUT.as_secs()
             );
             return Err(BrokerError::Unreachable(cause.into()));

@@ -28,8 +28,8 @@ use crate::config::{SecretUrl, TlsConfig};
 /// lapin itself has no such limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Heartbeat interval. lapin drops a silent peer after twice this time, so it notices a half-open
-/// socket within 20 s.
+/// Heartbeat interval. lapin drops a peer that sends nothing for twice this time, so it notices a
+/// half-open socket within 20 s.
 ///
 /// RabbitMQ advises against less than 5 s.
 const HEARTBEAT_S: u16 = 10;

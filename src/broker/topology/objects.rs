@@ -351,7 +351,7 @@ impl<'l> Objects<'l> {
             }
             Refusal::Differs(error) => {
                 let advice = format!(
-                    "nothing was changed: the existing object may hold messages. Move them and delete it by hand, or set {setting} to another name"
+                    "nothing was changed: the existing object may hold messages. Move them and delete the object yourself, or set {setting} to another name"
                 );
                 self.problem(object, error, advice);
             }

@@ -287,7 +287,7 @@ impl Cache {
         }
     }
 
-    /// Runs one command outside any batch, with a checkpoint write behind it, so that a loss of its
+    /// Runs one command outside any batch, with a checkpoint write after it, so that a loss of its
     /// effect is noticed.
     pub(in crate::cache) async fn call_with_checkpoint(
         &self,

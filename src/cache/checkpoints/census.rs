@@ -30,7 +30,7 @@ const ENDED: &str = "ended:";
 pub struct LastCount {
     /// Offsets of the history less messages in queues.
     pub surplus: i64,
-    /// Offset behind the last event of the history.
+    /// Offset after the last event of the history.
     pub end: u64,
 }
 

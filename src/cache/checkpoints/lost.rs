@@ -26,7 +26,7 @@ pub struct LostEvents {
 }
 
 impl LostEvents {
-    /// Returns the span that covers both.
+    /// Returns the span that contains both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Checkpoints {
 }
 
 impl Cache {
-    /// Stores a span from which events may be lost, unless `marks` cover it.
+    /// Stores a span from which events may be lost, unless `marks` already contain it.
     ///
     /// # Errors
     /// An outage, or Redis refuses.

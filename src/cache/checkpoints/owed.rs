@@ -38,7 +38,7 @@ pub struct OwedHeal {
     pub since_ms: u64,
     /// Effects that Redis refused, which alone are owed; `None` if the whole heal is owed.
     pub refused: Option<RefusedEffects>,
-    /// Offset behind everything that is owed; `None` for the end of the history.
+    /// Offset after everything that is owed; `None` for the end of the history.
     pub end_offset: Option<u64>,
     /// Digest of the registry that resolved the refused effects.
     pub digest: String,
@@ -97,7 +97,7 @@ impl OwedHeal {
         self.not_before_ms <= now_ms
     }
 
-    /// Returns a heal that covers both.
+    /// Returns a heal that includes both.
     fn join(self, other: Self) -> Self {
         let (first, later) =
             if self.since_ms <= other.since_ms { (self, other) } else { (other, self) };
@@ -133,7 +133,7 @@ impl OwedHeal {
 pub struct OwedHeals {
     /// The fields as they were read. A payment removes these and no newer ones.
     fields: Vec<(String, String)>,
-    /// A heal that covers all; `None` if none is owed.
+    /// A heal that includes all owed heals; `None` if none is owed.
     pub all: Option<OwedHeal>,
 }
 

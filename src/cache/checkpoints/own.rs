@@ -39,7 +39,7 @@ pub(super) struct OwnCheckpoint {
     pub(super) lock_since_ms: u64,
     /// In a cluster: the node that served it at the last tick.
     pub(super) home: Option<Address>,
-    /// In a cluster: whether it is the only checkpoint behind the latest batch on its node.
+    /// In a cluster: whether it is the only checkpoint after the latest batch on its node.
     pub(super) covers_alone: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) enum Mode {
     Healer,
 }
 
-/// A checkpoint write behind a batch.
+/// A checkpoint write after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cache) struct CheckpointWrite {
     pub(super) mode: Mode,
@@ -92,7 +92,7 @@ impl OwnCheckpoints {
         self.change(|state| state.mode != Mode::Off)
     }
 
-    /// Frees the number of a write that certainly was not done, with nothing sent behind it.
+    /// Frees the number of a write that certainly was not done, with nothing sent after it.
     pub(in crate::cache) fn not_done(
         &self,
         CheckpointWrite { mode, checkpoint, .. }: CheckpointWrite,
@@ -104,7 +104,7 @@ impl OwnCheckpoints {
         });
     }
 
-    /// Notes that a server ran commands and has no checkpoint that could be written behind them.
+    /// Notes that a server ran commands and has no checkpoint that could be written after them.
     pub(in crate::cache) fn note_uncovered(&self, server: &Address) {
         self.change(|state| {
             if !state.uncovered.contains(server) {
@@ -158,7 +158,8 @@ impl OwnState {
     }
 
     /// Notes that a tick advanced all checkpoints over connections that have lasted since the
-    /// previous tick. So a checkpoint that has come to a server covers all that the server did.
+    /// previous tick. So a checkpoint that has moved to a server shows losses of all commands of
+    /// that server.
     pub(super) fn note_all_advanced(&mut self, homes: Vec<Address>) {
         self.uncovered.retain(|server| !homes.contains(server));
         let homes = homes.into_iter().map(Some).chain(std::iter::repeat(None));
@@ -171,8 +172,8 @@ impl OwnState {
     /// Returns a checkpoint that leaves a doubt whether a server lost writes, though all numbers
     /// are right. `homes` are the nodes that serve them now.
     ///
-    /// The doubt is a checkpoint that alone covered a batch and has left its server. The others
-    /// there do not show what that server lost since.
+    /// The doubt is a checkpoint that was the only one to show a loss of a batch, and has left its
+    /// server. The others there do not show what that server lost since.
     pub(super) fn doubtful(&self, homes: &[Address]) -> Option<usize> {
         if !self.uncovered.is_empty() {
             return Some(0);
@@ -204,7 +205,7 @@ mod tests {
         ports.iter().map(|&port| Address { host: "h".into(), port }).collect()
     }
 
-    /// Five checkpoints, three of them on the first server, with a batch behind the first.
+    /// Five checkpoints, three of them on the first server, with a batch after the first.
     fn state() -> OwnState {
         let mut state = OwnState {
             mode: Mode::Worker,

@@ -112,7 +112,7 @@ impl HealFrom {
         Self { offset: None, time: Some(time.max(Timestamp::UNIX_EPOCH)) }
     }
 
-    /// Returns the place that covers both. A heal without any place must get one first
+    /// Returns the place that is early enough for both. A heal without any place must get one first
     /// ([`or_window`](Self::or_window)): its window cannot be compared.
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {

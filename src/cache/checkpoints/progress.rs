@@ -18,12 +18,12 @@ pub struct HealProgress {
     pub from: HealFrom,
     /// First offset of its span, once that is resolved.
     pub first: Option<u64>,
-    /// Offset behind all that is applied, where the next heal begins. `None` means that it must
+    /// Offset after all that is applied, where the next heal begins. `None` means that it must
     /// begin at `from`.
     pub applied_to: Option<u64>,
-    /// Offset behind the history, as of the last look.
+    /// End of the history as of the last look: the offset after its last message.
     pub end: Option<u64>,
-    /// Range that is being resolved: its first offset, and the one behind it.
+    /// Range that is being resolved: its first offset, and the one after it.
     pub in_work: Option<(u64, u64)>,
     /// Range in which heals by these rules died. The engine goes through it one message at a time.
     pub died: Option<DeadlyRange>,
@@ -49,7 +49,7 @@ pub struct HealProgress {
 pub struct DeadlyRange {
     /// First offset.
     pub first: u64,
-    /// Offset behind the last.
+    /// Offset after the last.
     pub end: u64,
     /// Workers that died there, or in a wider range around it.
     pub workers: Vec<String>,
@@ -138,7 +138,7 @@ impl HealProgress {
         self
     }
 
-    /// Returns whether so many heals died at one offset that it is to be skipped.
+    /// Returns whether enough heals died at one offset that a heal must skip it.
     pub fn is_to_pass_over(&self, deaths_max: u32) -> bool {
         self.died
             .as_ref()

@@ -29,7 +29,7 @@ const FIELDS_MAX: usize = 16;
 struct Healed {
     /// Offset of the history from which on it was applied again.
     from_offset: u64,
-    /// Offset behind all that was applied again; `None` if it is not known.
+    /// Offset after all that was applied again; `None` if it is not known.
     end_offset: Option<u64>,
     /// When the heal ended, by Redis' clock; milliseconds since the Unix epoch.
     ended_ms: u64,
@@ -81,7 +81,7 @@ impl FieldChange {
 pub struct Unhealed {
     /// Place in the history where to begin.
     pub from: HealFrom,
-    /// Offset behind all that can have been lost; `None` if it is not known.
+    /// Offset after all that can have been lost; `None` if it is not known.
     pub end_offset: Option<u64>,
     /// Changes that note these heals as done.
     pub changes: Vec<FieldChange>,

@@ -1,4 +1,4 @@
-//! Checkpoint writes: advancing a checkpoint behind commands, so that a loss of their effects is
+//! Checkpoint writes: advancing a checkpoint after commands, so that a loss of their effects is
 //! noticed.
 
 use std::sync::{MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::own::{CheckpointWrite, Mode, WriteDraft};
 use super::progress::HEAL_LOCK;
 
 impl Context {
-    /// Makes the write of a checkpoint behind commands that are sent now. It must be sent before
+    /// Makes the write of a checkpoint after commands that are sent now. It must be sent before
     /// any other write of that checkpoint: the caller must not await anything until then.
     pub(in crate::cache) fn checkpoint_write(
         &self,

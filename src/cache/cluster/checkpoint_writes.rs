@@ -1,5 +1,6 @@
-//! Checkpoint writes in a cluster: behind the commands of a batch on each primary, a checkpoint of
-//! that primary is written. Without it, the commands are not known to last.
+//! Checkpoint writes in a cluster. After the commands of a batch on each primary, the worker writes
+//! a checkpoint of that primary. Without it, the worker cannot know that the effects of the
+//! commands last.
 //!
 //! The writer has the turn, so at most one write of each checkpoint is in flight. If a slot has
 //! moved, its checkpoint was certainly not touched, and another one of the same primary replaces
@@ -39,7 +40,7 @@ static CLUSTER_TAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
     )
 });
 
-/// Nodes that ran commands with no checkpoint write behind them yet.
+/// Nodes that ran commands with no checkpoint write after them yet.
 #[derive(Debug, Default)]
 pub(super) struct Unconfirmed {
     nodes: Vec<Arc<Node>>,
@@ -55,7 +56,7 @@ impl Unconfirmed {
     }
 }
 
-/// Adds a checkpoint write behind the last commands of each node, and on the nodes of `before`.
+/// Adds a checkpoint write after the last commands of each node, and on the nodes of `before`.
 pub(super) fn add_to_batches(
     context: &Context,
     nodes: &Nodes,
@@ -111,7 +112,7 @@ impl Cluster {
         hashes(queue)
     }
 
-    /// Runs one command outside any batch, with a checkpoint write behind it.
+    /// Runs one command outside any batch, with a checkpoint write after it.
     pub(in crate::cache) async fn call_with_checkpoint(
         &self,
         context: &Context,
@@ -126,7 +127,7 @@ impl Cluster {
         answer
     }
 
-    /// Runs commands outside a plan, with checkpoint writes behind them.
+    /// Runs commands outside a plan, with checkpoint writes after them.
     pub(super) async fn run_with_checkpoints(
         &self,
         context: &Context,
@@ -205,7 +206,7 @@ impl Cluster {
         join_all(nodes.into_iter().map(ask)).await.into_iter().flatten().collect()
     }
 
-    /// Notes the answer to the checkpoint write behind a node's commands.
+    /// Notes the answer to the checkpoint write after a node's commands.
     pub(super) fn note_write(
         context: &Context,
         unconfirmed: &mut Unconfirmed,

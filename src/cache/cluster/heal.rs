@@ -8,8 +8,9 @@ use super::super::failure::CommandError;
 use super::Cluster;
 
 impl Cluster {
-    /// See `Cache::take_heal`. Takes the first lock, and with it all others. Whatever one primary
-    /// lost, the heal covers all: each hash is marked for healing, and each lock advanced.
+    /// See `Cache::take_heal`. Takes the first lock, and with it all others. After a loss on one
+    /// primary, the heal applies the history to all: each hash is marked for healing, and each lock
+    /// advanced.
     pub(in crate::cache) async fn take_heal(
         &self,
         context: &Context,

@@ -13,7 +13,7 @@
 //! - `nodes`: the primaries, their connections, and the owner of each slot
 //! - `run`, `node_batch`, `redirection`: sends commands to their nodes, and follows redirections
 //! - `apply`: a plan in four steps
-//! - `checkpoint_writes`: writes checkpoints behind the commands of each primary
+//! - `checkpoint_writes`: writes checkpoints after the commands of each primary
 //! - `tags`, `lease`, `tag_maintenance`: operations that are one script on a single server, and
 //!   several steps here
 //! - `heal`, `without_memory`: the turn to heal, and deletions on connections of their own
@@ -83,7 +83,8 @@ impl Cluster {
         }
     }
 
-    /// Returns that every script counts as sent. A node that lacks one says so, and then gets it.
+    /// Returns that every script counts as sent. A node that lacks one answers with an error, and
+    /// then receives it.
     pub(super) fn sent(&self) -> Sent {
         Sent::all()
     }

@@ -15,7 +15,7 @@ pub(super) struct NodeBatch {
     bytes: usize,
     /// Positions of its commands in the list of all commands.
     pub(super) places: Vec<usize>,
-    /// The checkpoint write behind the commands, if any.
+    /// The checkpoint write after the commands, if any.
     pub(super) write: Option<CheckpointWrite>,
 }
 

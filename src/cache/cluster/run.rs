@@ -42,7 +42,7 @@ impl Cluster {
     /// Sends commands, those of a slot in order, and awaits their answers. An error of a single
     /// command is its answer. An outage of one node counts as an outage of the whole cluster.
     ///
-    /// With `checkpoints`, the caller must have the turn. A checkpoint is then written behind all
+    /// With `checkpoints`, the caller must have the turn. A checkpoint is then written after all
     /// commands, and on the `unconfirmed` nodes. Without `checkpoints`, the nodes that ran a
     /// command are added to `unconfirmed`.
     pub(super) async fn run(

@@ -14,7 +14,7 @@ local function claim(key)
 end
 local loading, next = claim(KEYS[1]), claim(KEYS[2])
 -- Only one waits. If another took its place, that one loads later. A dash means that the token's
--- load covers the waiter.
+-- load also serves the waiter.
 if next and next ~= token and not asks_first then
   return 'covered'
 end
@@ -25,7 +25,7 @@ if not loading or loading == token then
   end
   return 'load'
 end
--- Loads of one event do not cover each other: the token may be a killed worker's, and the asker its
+-- Loads of one event do not serve each other: the token may be a killed worker's, and the asker its
 -- event redelivered.
 local function does_the_same(other)
   return string.sub(other, 1, 16) == string.sub(token, 1, 16) and string.sub(other, 18, 33) ~= string.sub(token, 18, 33)

@@ -1,7 +1,6 @@
 -- KEYS: the checkpoints. ARGV: the lock's field, the healing worker, duration of the lock (ms), the
--- field of the progress, its text or nothing.
--- Renews the lock, whatever number it holds, and stores the progress. Returns 1, or 0 if another
--- has the lock.
+-- field of the progress, its text or nothing. Renews the lock with any number in it, and stores the
+-- progress. Returns 1, or 0 if another has the lock.
 local token, number = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%w+):(%d+):%d+$')
 if token ~= ARGV[2] then
   return 0

@@ -1,7 +1,6 @@
 -- KEYS: the claim, the waiting place, the lease. ARGV: token, duration (ms). Renews what the token
--- holds.
--- A waiter for the same load is covered while the lease is valid. A dash marks this: the load may
--- end before the waiter asks again.
+-- holds. A waiter for the same load need not load while the lease is valid. A dash marks this: the
+-- load may end before the waiter asks again.
 local token = ARGV[1]
 if text_of(KEYS[1]) == token then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])

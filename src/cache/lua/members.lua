@@ -1,7 +1,7 @@
 -- Applications may add members of any length to a set. So a set is read in slices, each wider than
 -- the one before.
 
--- Bytes that a step of the slow lane reads at once, apart from the last member.
+-- Bytes that a step of the slow lane reads at once, without the last member.
 local SLICE_BYTES = 262144
 
 -- Reads members from a cursor on, `count` of them first. Ends once SSCAN was asked for `most`

@@ -16,7 +16,7 @@ impl Single {
         vec![side_keys::checkpoints(queue)]
     }
 
-    /// Runs one command outside any batch, with a checkpoint write behind it.
+    /// Runs one command outside any batch, with a checkpoint write after it.
     pub(in crate::cache) async fn call_with_checkpoint(
         &self,
         context: &Context,
@@ -55,7 +55,7 @@ impl Single {
         self.write_checkpoint(context).await
     }
 
-    /// Writes a checkpoint behind commands that were sent without one.
+    /// Writes a checkpoint after commands that were sent without one.
     pub(super) async fn write_checkpoint(&self, context: &Context) -> Result<(), Outage> {
         match self.call_with_checkpoint(context, "TIME", redis::cmd("TIME")).await {
             Err(CommandError::Outage(outage)) => Err(outage),

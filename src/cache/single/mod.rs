@@ -4,7 +4,7 @@
 //!
 //! - `topology`, `sentinel`: find the server that takes writes
 //! - `apply`: a plan in one round trip
-//! - `checkpoint_writes`: one checkpoint behind each batch
+//! - `checkpoint_writes`: one checkpoint after each batch
 //! - `tags`, `lease`, `tag_maintenance`: one script each
 //! - `heal`, `without_memory`: the turn to heal, and deletions on a connection of their own
 

@@ -35,7 +35,7 @@ impl Cache {
         self.drain(self.context.tag_set(tag).as_bytes(), cancel, progress).await
     }
 
-    /// Deletes the members that invalidations of any tag have detached, as far as they are left.
+    /// Deletes the members that invalidations of any tag have detached and no drain has deleted.
     ///
     /// # Errors
     /// An outage, or Redis refuses. The rest stays recorded.

@@ -21,9 +21,9 @@ const BATCH: usize = 1000;
 
 /// Drop dead letters for good
 ///
-/// Prints which letters match, and asks before it drops them. Without a terminal it needs --yes. It
-/// drops exactly the letters that it counted, and none that arrived later. A letter without a time
-/// never matches --since or --until.
+/// Prints which dead letters match, and asks before it drops them. Without a terminal it needs
+/// --yes. It drops exactly the dead letters that it counted, and none that arrived later. A dead
+/// letter without a time never matches --since or --until.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct DropArgs {
@@ -37,7 +37,7 @@ pub(super) struct DropArgs {
     /// Print what would be dropped, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the number of dropped letters and their groups as one JSON object
+    /// Print the number of dropped dead letters and their groups as one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -19,7 +19,7 @@ use crate::quantity::format_duration;
 
 /// List dead letters: their counts by reason and type, then one line for each
 ///
-/// No letter is taken out of the queue. The oldest letters come first. A repeated filter matches
+/// No dead letter is removed from the queue. The oldest ones come first. A repeated filter matches
 /// any of its values. Different filters are combined with AND.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -32,13 +32,14 @@ pub(super) struct ListArgs {
     /// List the events that wait for a retry instead of the dead letters
     #[arg(long)]
     waiting: bool,
-    /// Print one JSON object for each letter, with its body, in the form that `unstale plan` reads
+    /// Print one JSON object for each dead letter, with its body, in the form that `unstale plan`
+    /// reads
     #[arg(long)]
     json: bool,
 }
 
 const GROUP_BY_HELP: &str = "\
-Columns by which letters are counted, separated by commas; prints only the counts [default: reason,type; with --waiting: error,type]";
+Columns by which dead letters are counted, separated by commas; prints only the counts [default: reason,type; with --waiting: error,type]";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -22,8 +22,8 @@ use crate::config::Scope;
 /// List, show, replay or drop dead letters
 ///
 /// A dead letter is an event that could not be applied. It is in the queue `unstale.dead`, with its
-/// reason. While one of these commands runs, other clients do not see the letters that it has read.
-/// When the command ends for any reason, the letters are requeued.
+/// reason. While one of these commands runs, other clients do not see the dead letters that it has
+/// read. When the command ends for any reason, it requeues them.
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
 pub struct DlqArgs {

@@ -31,15 +31,15 @@ use crate::quantity::Rate;
 /// Number of letters in flight. These may be applied twice if the program is killed.
 const IN_FLIGHT: usize = 250;
 
-/// Send dead letters back to the queue of events
+/// Send dead letters back to the main queue
 ///
-/// Each letter is recorded at the end of the history, so that a heal finds it. Then it is published
-/// to the queue of events alone. Once the broker has confirmed it, it is taken out of the
-/// dead-letter queue. Its attempts start at 0 again. An event that fails again becomes
-/// a dead letter that lists its earlier reasons.
+/// Records each dead letter at the end of the history, so that a heal finds it. Then publishes it
+/// to the main queue alone. When the broker has confirmed it, removes it from the dead-letter
+/// queue. Its attempts start at 0 again. An event that fails again becomes a dead letter that lists
+/// its earlier reasons.
 ///
-/// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 letters
-/// may be in both queues, and are applied twice. Exits with 1 if letters were left behind.
+/// If the command is interrupted, nothing is lost: run it again. If it is killed, up to 250 dead
+/// letters may be in both queues, and are applied twice. Exits with 1 if dead letters are left.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ReplayLettersArgs {
@@ -47,17 +47,19 @@ pub(super) struct ReplayLettersArgs {
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
-    /// Maximum rate, such as 50/s or 600/m
+    /// Maximum rate of dead letters, such as 50/s or 600/m
     #[arg(long, value_parser = |text: &str| Rate::parse(text))]
     rate: Option<Rate>,
-    /// Stop once N letters have become dead letters again. Replays 10 letters first, then ten times
-    /// as many in each further part
+    /// Stop once N of them have become dead letters again (a canary). Replays 10 dead letters
+    /// first, then ten times as many in each further part. Does not see the failures of a loader,
+    /// whose events first pass the retry schedule
     #[arg(long, value_name = "N", value_parser = super::select::count)]
     stop_after_failures: Option<u32>,
     /// Print what would be replayed, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the number of replayed letters, and why the command ended early, as one JSON object
+    /// Print the number of replayed dead letters, and why the command ended early, as one JSON
+    /// object
     #[arg(long)]
     json: bool,
 }
@@ -76,7 +78,7 @@ const PATIENCE_OF_BROKER: Duration = Duration::from_secs(5);
 const RUN_AGAIN: &str = "nothing is lost; run the command again for the rest";
 
 const NO_HISTORY: &str = "nothing is lost; run the command again for the rest once the stream works. To go on without it, set \
-                          UNSTALE_HISTORY=off: no heal then repeats the effects of these letters";
+                          UNSTALE_HISTORY=off: no heal then repeats the effects of these dead letters";
 
 pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<Exit, CliError> {
     let stop = stop_on_signal()?;
@@ -143,7 +145,7 @@ async fn checkpoint(cache: &Cache) -> Result<Option<CommandCheckpoint<'_>>, CliE
         Err(outage) => {
             writeln!(
                 io::stderr(),
-                "warning: {}: replaying without a checkpoint, so a heal may not repeat the effects of these letters",
+                "warning: {}: replaying without a checkpoint, so a heal may not repeat the effects of these dead letters",
                 outage.in_full()
             )?;
             Ok(None)
@@ -219,7 +221,7 @@ fn interrupted() -> CliError {
 }
 
 impl Replay<'_> {
-    /// Replays the selected letters. An error says why letters are left.
+    /// Replays the selected letters. An error names the reason why letters are left.
     async fn all(&mut self, args: &ReplayLettersArgs) -> Result<(), CliError> {
         // The oldest letters, and those that failed again, are known only after a look at all of
         // them.
@@ -234,7 +236,7 @@ impl Replay<'_> {
         self.progress.finish_and_clear();
         match self.first_problem.take() {
             Some(problem) => {
-                let left = format!("{} left behind", text::letters(self.left));
+                let left = format!("{} left in the queue", text::letters(self.left));
                 Err(CliError::stopped(left).because(&problem).help(RUN_AGAIN))
             }
             None => Ok(()),
@@ -283,8 +285,7 @@ impl Replay<'_> {
                 .run_until_cancelled(canary.wait_settled(self.letters))
                 .await
                 .unwrap_or_else(|| Err(interrupted()))?;
-            // A look covers the letters that are in the queue when it begins, so it begins only
-            // now.
+            // A look reads the letters that are in the queue when it begins, so it begins only now.
             self.letters.rewind().await.map_err(run_again)?;
             let mut failures = 0;
             let all = Filter::default();
@@ -365,14 +366,14 @@ impl Replay<'_> {
         if replayed.unrecorded > 0 && self.unrecorded == 0 {
             writeln!(
                 io::stderr(),
-                "warning: stream `{}` does not exist: if Redis loses writes later, no heal repeats the effects of these letters",
+                "warning: stream `{}` does not exist: if Redis loses writes later, no heal repeats the effects of these dead letters",
                 self.letters.names().history
             )?;
         }
         self.unrecorded += replayed.unrecorded;
         if let Some(problem) = replayed.history_problem {
             let left = format!(
-                "{} left behind, because stream `{}` does not take them",
+                "{} left in the queue, because stream `{}` does not take them",
                 text::letters(self.left),
                 self.letters.names().history
             );

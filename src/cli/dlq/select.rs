@@ -12,30 +12,30 @@ use crate::registry::Pattern;
 /// The filters of a command. Without any, all letters match.
 #[derive(Debug, Args)]
 pub(super) struct Selection {
-    /// Only letters of this reason; repeatable
+    /// Only dead letters of this reason; repeatable
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
     reason: Vec<String>,
     /// Only events whose type matches this topic pattern, such as user.updated or 'user.*';
     /// repeatable
     #[arg(long = "type", value_name = "PATTERN")]
     types: Vec<String>,
-    /// Only letters that failed in this rule, such as 'user.yaml#user.updated/0', or in any rule of
-    /// this event definition or file; repeatable
+    /// Only dead letters that failed in this rule, such as 'user.yaml#user.updated/0', or in any
+    /// rule of this event definition, file or folder; repeatable
     #[arg(long)]
     rule: Vec<String>,
-    /// Only letters whose error contains this text, in upper or lower case; repeatable
+    /// Only dead letters whose error contains this text, in upper or lower case; repeatable
     #[arg(long, value_name = "TEXT")]
     error: Vec<String>,
-    /// Only letters dead-lettered at or after this time: a duration ago, such as 2h, or RFC 3339
+    /// Only events dead-lettered at or after this time: a duration ago, such as 2h, or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only letters dead-lettered before this time: a duration ago, such as 2h, or RFC 3339
+    /// Only events dead-lettered before this time: a duration ago, such as 2h, or RFC 3339
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
     /// Only events with this id, or with this beginning if it ends in '…'; repeatable
     #[arg(long)]
     id: Vec<String>,
-    /// Only the N oldest letters
+    /// Only the N oldest dead letters
     #[arg(long, value_name = "N", value_parser = count)]
     limit: Option<u32>,
 }
@@ -69,7 +69,7 @@ impl Selection {
 /// The columns by which letters are counted.
 #[derive(Debug, Args)]
 pub(super) struct Grouping {
-    /// Columns by which letters are counted, separated by commas [default: reason,type]
+    /// Columns by which dead letters are counted, separated by commas [default: reason,type]
     #[arg(long, value_name = "COLUMN", value_delimiter = ',',
           value_parser = PossibleValuesParser::new(GroupBy::ALL.map(GroupBy::as_str)))]
     group_by: Vec<String>,

@@ -23,8 +23,8 @@ use crate::registry::{Explanation, Registry};
 
 /// Show dead letters with their headers, body, and the effects under the current rule files
 ///
-/// No letter is taken out of the queue. The oldest letters come first. Exits with 1 if no letter
-/// matches.
+/// No dead letter is removed from the queue. The oldest ones come first. Exits with 1 if no dead
+/// letter matches.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ShowArgs {
@@ -34,7 +34,7 @@ pub(super) struct ShowArgs {
     /// headers
     #[arg(long)]
     redact: bool,
-    /// Print one JSON object for each letter, with the members `dead_letter`, `message` (as
+    /// Print one JSON object for each dead letter, with the members `dead_letter`, `message` (as
     /// `unstale plan` reads it) and `plan` (as `unstale plan` prints it)
     #[arg(long)]
     json: bool,
@@ -185,7 +185,9 @@ fn as_text<E: Fn(&Event<'_>) -> Explanation>(
     body(args, message, &mut out);
     match plan(planner, message) {
         Some(plan) => plan.trim_end().lines().for_each(|line| out.extend(["  ", line, "\n"])),
-        None => out.push_str("  reading this letter panics: this is a bug, please report it\n"),
+        None => {
+            out.push_str("  reading this dead letter panics: this is a bug, please report it\n")
+        }
     }
     out.push('\n');
     out

@@ -31,8 +31,8 @@ use crate::registry::{
 /// Show what events would do to the cache, without any server
 ///
 /// Reads one JSON object from each line. A line is a whole message if it has a `body` or
-/// `body_base64`, and otherwise only `exchange`, `routing_key`, `headers` and `properties`. Any
-/// other line is the body of a message. Exits with 1 if an event would become a dead letter.
+/// `body_base64`, and no other members than `exchange`, `routing_key`, `headers` and `properties`.
+/// Any other line is the body of a message. Exits with 1 if an event would become a dead letter.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct PlanArgs {

@@ -176,7 +176,7 @@ struct Progress {
 impl Progress {
     fn new(recorder: Option<(Publisher, String)>) -> Self {
         let bar = ProgressBar::new(0).with_style(style("read"));
-        // Messages may be long in coming. The steady tick shows that time passes.
+        // The next message may arrive late. The spinner shows that the command still runs.
         if io::stderr().is_terminal() {
             bar.enable_steady_tick(Duration::from_millis(500));
         }

@@ -28,10 +28,10 @@ const OUTAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// This command removes them at once, and prints a line for each tag that had any.
 ///
 /// It scans all keys of Redis for sets under UNSTALE_TAG_PREFIX, some hundred at a time, so other
-/// clients wait for less than a millisecond. It deletes no keys. A removed member is checked again
-/// after half a minute, and put back if its key exists by then. In a Redis Cluster this command
-/// waits for that check. On a single server a worker or the next run does it. If the command is
-/// interrupted, run it again.
+/// clients wait for less than a millisecond. It deletes no keys. Half a minute after it removed a
+/// member, a second check puts the member back if its key exists by then. In a Redis Cluster this
+/// command waits for that check. On a single server, a worker or the next run does it. If the
+/// command is interrupted, run it again.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct GcArgs {

@@ -155,8 +155,8 @@ pub struct HealFacts {
     pub count: u64,
     /// True if it read and applied all of the history that was asked for.
     pub complete: bool,
-    /// Digests of the registries whose rules the heals of the last day applied, each with a digest
-    /// of settings behind it.
+    /// Digests of the registries whose rules the heals of the last day applied. A digest of
+    /// settings follows each of them.
     pub digests: Vec<String>,
     /// Offsets of skipped events, at which heals died, or which could not be resolved in time.
     pub passed_over: Vec<u64>,

@@ -245,7 +245,7 @@ async fn history(config: &Config) -> HistoryFacts {
         }),
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
-            // If a time attaches behind the first message, an older message exists.
+            // If a time attaches after the first message, an older message exists.
             let reached =
                 times.iter().zip(&survey.places).find(|(_, place)| place.earliest > survey.first);
             HistoryFacts::Exists {
@@ -284,7 +284,7 @@ fn unreadable(error: &AmqpError) -> Unreadable {
 /// does not matter much, because their number is known.
 ///
 /// The queue delivers requeued letters before those that were never delivered. A look that ends
-/// before the last requeued letter would move the ones it read behind the others.
+/// before the last requeued letter would move the ones it read after the others.
 async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
     let deadline = Instant::now() + LETTER_TIMEOUT;
     let mut letters = timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default()))

@@ -277,7 +277,7 @@ fn judge_queue(
             findings.problem(
                 FindingCode::QueueDeadLetters,
                 format!("{} in `{}`{oldest}", counted(queue.ready, "dead letter"), queue.name),
-                "find the reasons with `unstale dlq list` and fix them; then apply the letters with `unstale dlq replay`, or drop them with `unstale dlq drop`",
+                "find the reasons with `unstale dlq list` and fix them; then apply the dead letters with `unstale dlq replay`, or drop them with `unstale dlq drop`",
             );
         }
         QueueKind::Main | QueueKind::Slow if queue.consumers == 0 => {

@@ -468,7 +468,7 @@ fn live(steps: Vec<Happened>) -> Past {
 }
 
 impl Past {
-    /// Folds the events to apply of the span, and the events known behind it. At `flush_at` the
+    /// Folds the events to apply of the span, and the events known after it. At `flush_at` the
     /// fold is full.
     fn fold(&self, span: std::ops::Range<u64>, all: bool, flush_at: u64) -> Vec<Vec<Folded>> {
         let mut fold = Fold::new("tag:");

@@ -371,7 +371,7 @@ events:
             "{event_type}"
         );
     }
-    // The value and the delimiter behind it hold a delimiter that begins within the value.
+    // The value and the delimiter after it hold a delimiter that begins within the value.
     assert!(targets_of(&registry, "long", &serde_json::json!({ "a": "1:", "b": "3" })).1);
 }
 

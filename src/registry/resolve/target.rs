@@ -183,7 +183,7 @@ impl<'r, O: Observer> Run<'r, '_, O> {
             _ => None,
         };
         let Some(of) = of else { return Ok(None) };
-        // Covers reading a time and writing an entity's name.
+        // Charges for parsing a time and writing an entity's name.
         let _ = self.event.budget.work(32);
         let is_write = matches!(rule.body, RuleBody::Write { .. });
         let message = match version_of(of, position(self.effects.len() + 1), scope, bindings) {

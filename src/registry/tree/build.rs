@@ -311,7 +311,7 @@ impl Builder<'_, '_> {
         written
     }
 
-    /// Returns the place of a tag. The parser gives that of the value behind it.
+    /// Returns the place of a tag. The parser gives that of the value after it.
     fn place_of_tag(&self, at: Pos) -> Pos {
         let Some((line, byte)) = self.report.source.line_and_byte(at) else { return at };
         if line[byte..].starts_with('!') {

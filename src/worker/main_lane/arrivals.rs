@@ -9,7 +9,7 @@ use crate::worker::resolver::{FirstLook, Heavy};
 use crate::worker::suspected_poison::SuspectedPoison;
 use crate::worker::unread_deliveries::UnreadDeliveries;
 
-/// The lane, with the deliveries that it has not handed out. The low watermark covers them.
+/// The lane, with the deliveries that it has not handed out. The low watermark includes them.
 pub(super) struct Arrivals<'l> {
     pub(super) lane: &'l mut Lane,
     pipeline: Pipeline<'l>,
@@ -29,7 +29,8 @@ impl<'l> Arrivals<'l> {
         Self { lane, pipeline, watermark, readiness, unread: UnreadDeliveries::default() }
     }
 
-    /// Reports that the loop runs. Counts and covers the deliveries in the connection's buffer.
+    /// Reports that the loop runs. Counts the deliveries in the connection's buffer, and holds them
+    /// for the low watermark.
     pub(super) fn beat(&mut self) -> Result<(), SessionEnded> {
         self.readiness.beat();
         self.lane.take_in()?;
@@ -45,7 +46,7 @@ impl<'l> Arrivals<'l> {
         in_flight
     }
 
-    /// Ends the cover of unread deliveries once all of them are handed out.
+    /// Releases the holding of unread deliveries once all of them are handed out.
     pub(super) fn uncover(&mut self) {
         if !self.unread.is_empty() && !self.lane.has_left_over() {
             self.unread.are_none();
@@ -74,7 +75,7 @@ impl<'l> Arrivals<'l> {
     /// Puts back a delivery that must not be read now. The lane hands it out again before all
     /// others.
     pub(super) fn put_back(&mut self, heavy: Heavy) {
-        // The new cover begins before the old one ends.
+        // The new holding begins before the old one ends.
         self.unread.put_back(self.watermark, heavy.deliveries());
         self.lane.put_back(heavy.into_deliveries());
     }

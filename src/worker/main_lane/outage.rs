@@ -55,7 +55,7 @@ impl MainLane<'_, '_> {
                                 self.waiting.push_back(batch);
                             }
                             // A heavy delivery may need memory that only the held batches can
-                            // free. Deliveries behind it wait too.
+                            // free. Deliveries after it wait too.
                             Some(FirstLook::Heavy(heavy)) => {
                                 takes = false;
                                 self.arrivals.put_back(heavy);
@@ -101,7 +101,8 @@ impl MainLane<'_, '_> {
         // The early deletion of one batch may hit a key that an earlier batch warms.
         self.waiting.iter_mut().for_each(Resolved::note_tried);
         for batch in &mut self.waiting {
-            // The other batches are not tried: each attempt at a silent server takes seconds.
+            // The other batches are not tried: each attempt at a server that does not answer takes
+            // seconds.
             if !batch.delete_now(self.pipeline.cache).await {
                 return false;
             }

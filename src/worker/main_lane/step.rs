@@ -45,7 +45,7 @@ pub(super) struct UnderWay {
 pub(super) enum Step {
     /// Ends the lane: it winds down, and nothing is under way.
     End,
-    /// Waits for whatever happens first, and takes deliveries meanwhile.
+    /// Waits for the next event of the lane, and takes deliveries meanwhile.
     Wait(Take),
 }
 

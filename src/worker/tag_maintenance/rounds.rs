@@ -4,7 +4,7 @@
 //! grows with its duration.
 //!
 //! A set that held dead members is looked through again without a scan, the sooner the more there
-//! were. So few members die between two looks, whatever their time to live.
+//! were. So few members die between two looks, with any time to live.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -226,7 +226,7 @@ mod tests {
         assert!(matches!(rounds.next(now), Step::Wait(_)));
     }
 
-    /// The dead share settles below a sixth, whatever the members' time to live.
+    /// The dead share settles below a sixth, with any time to live of the members.
     #[test]
     fn what_goes_fast_is_looked_through_as_often_as_needed() {
         for lifetime in [SECOND, 10 * SECOND, 100 * SECOND, 1_000 * SECOND] {

@@ -85,8 +85,8 @@ impl Victim {
         });
         self.stage.publish_with(routing_key, properties, body).await;
         self.passes_harmless(name).await;
-        // Twice: between two looks a message may move from a queue not looked at yet to one already
-        // looked at.
+        // Looks twice, because a message may move during a look to a queue that was already
+        // counted.
         let settled = async || {
             self.stage.is_settled(&[&self.worker]).await
                 && self.stage.is_settled(&[&self.worker]).await

@@ -93,7 +93,7 @@ async fn no_verb_reaches_an_own_key() {
     victim.survived().await;
 }
 
-/// If a rule could write to a tag's set as a key, the set's members would be orphaned.
+/// If a rule could delete or write a tag's set as a key, no invalidation would find the members.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tags_set_is_no_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;
@@ -111,8 +111,8 @@ async fn a_tags_set_is_no_key() {
     victim.survived().await;
 }
 
-/// An application may put any name into a tag's set. Own keys leave the set and stay; the other
-/// members are deleted.
+/// An application may put any name into a tag's set. An invalidation removes own keys from the set
+/// and does not delete them. It deletes the other members.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_a_tag_is_never_an_own_key() {
     let victim = Victim::new(&[("rules.yaml", RULES)], &[]).await;

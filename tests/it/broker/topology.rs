@@ -74,7 +74,7 @@ async fn everything_is_declared_bound_and_found_again() {
     .unwrap();
     assert!(read.iter().all(Result::is_ok));
 
-    // A second worker finds the objects as they are, whatever it may declare.
+    // A second worker, with any `UNSTALE_DECLARE`, finds the objects as they are.
     for policy in [DeclarePolicy::All, DeclarePolicy::Queues, DeclarePolicy::None] {
         config.declare = policy;
         let second = Session::open(&config, &keys(&["user.*"]), &Signer::default(), Start::First)

@@ -10,7 +10,7 @@ use unstale::registry::Action;
 use super::{HOUR, Names, apply, cache, effect, run, slot, write};
 use crate::support::{self, Redis};
 
-/// Fills a tag's set with so many keys that exist.
+/// Fills a tag's set with that number of keys that exist.
 async fn fill_tag(redis: &mut MultiplexedConnection, set: &str, prefix: &str, keys: usize) {
     for first in (0..keys).step_by(10_000) {
         let (mut values, mut members) = (redis::cmd("MSET"), redis::cmd("SADD"));

@@ -281,7 +281,7 @@ async fn without_memory_a_plain_deletion_takes_effect() {
         stage.wait_gone(key).await;
     }
     assert!(stage.exists("c").await);
-    // They are acknowledged only once the checkpoint behind them is written.
+    // They are acknowledged only once the checkpoint after them is written.
     run::<()>(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
     stage.publish("del", r#"{"key":"c"}"#).await;
     stage.wait_gone("c").await;

@@ -8,8 +8,8 @@ use super::{cache, get};
 use crate::cache::{HOUR, Names, apply, at, effect, write};
 use crate::support;
 
-/// The writer died before the key was in its set once more, another worker had emptied that
-/// meanwhile, and an invalidation found nothing in it.
+/// The writer died before it added the key to its set the second time. Another worker had emptied
+/// the set meanwhile, so an invalidation found no member.
 #[tokio::test]
 async fn a_value_outside_its_tags_set_is_deleted_by_the_repeated_event() {
     let (names, cluster) = (Names::new(), support::redis_cluster().await);

@@ -28,7 +28,7 @@ async fn a_moving_slot_is_followed() {
     mover.begin(slot, from, to).await;
     mover.migrate(&[key("moved")], from, to).await;
 
-    // Some are here, some have moved on, some are nowhere.
+    // Some keys are on this node, some have moved, and some do not exist.
     let effects = [
         effect(0, key("here"), Action::Delete),
         effect(0, key("moved"), Action::Delete),
@@ -71,14 +71,14 @@ async fn a_moving_slot_is_followed() {
     ] {
         assert_eq!(get(&mut redis, &key(name)).await.as_deref(), expected, "{name}");
     }
-    // And once more where it is now.
+    // The test deletes the key once more on its new node.
     assert_eq!(apply(&cache, &[effect(0, key("new"), Action::Delete)]).await.unsettled, []);
     assert_eq!(get(&mut redis, &key("new")).await, None);
     assert!(cache.state().is_up(), "nothing of it was an outage");
 }
 
-/// Each of two nodes says that the other has the slot, as can be when slots move faster than nodes
-/// tell each other.
+/// Each of two nodes redirects the slot to the other one. This can happen when slots move faster
+/// than the nodes learn of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_redirect_to_each_other_are_not_flooded() {
     let (names, cluster) = (Names::new(), RedisCluster::start().await);
@@ -108,7 +108,7 @@ async fn nodes_that_redirect_to_each_other_are_not_flooded() {
         give_to(&owner_id).await;
         moved().await
     });
-    assert_eq!(applied.unsettled, [], "mended in time");
+    assert_eq!(applied.unsettled, [], "fixed in time");
     // One at once, then one each 20 ms.
     let at_most = begun.elapsed().as_millis() / 20 + 5;
     assert!(u128::from(asked) <= at_most, "{asked} times in {:?}", begun.elapsed());

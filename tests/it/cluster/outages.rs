@@ -11,7 +11,7 @@ use super::{cache, config};
 use crate::cache::{Names, apply, effect, try_apply};
 use crate::support::{self, RedisCluster, wait_until};
 
-/// Events reach all of them: one that is away is an outage of the whole.
+/// Events reach all primaries, so the outage of one is an outage of the whole cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_node_is_an_outage_until_its_replica_takes_over() {
     let cluster = RedisCluster::start_with(Duration::from_secs(3), &[]).await;

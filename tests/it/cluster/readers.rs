@@ -64,7 +64,8 @@ impl Source {
         self.outcomes.lock().unwrap().len()
     }
 
-    /// Whether reads from that one on have found a value, cached one, and been overtaken.
+    /// Returns whether later reads have found a value, have cached one, and have lost one to an
+    /// invalidation.
     fn saw_all_from(&self, read: usize) -> bool {
         let outcomes = self.outcomes.lock().unwrap();
         [Outcome::Hit, Outcome::Filled, Outcome::Void]
@@ -90,7 +91,7 @@ impl Source {
     }
 }
 
-/// As a worker does: what an outage interrupts is done again behind it.
+/// As a worker does, repeats after an outage the work that the outage interrupted.
 async fn apply(cache: &Cache, effects: &[Effect]) {
     while try_apply(cache, effects).await.is_err() {
         while cache.probe().await.is_err() {}
@@ -225,8 +226,8 @@ async fn nothing_stale_is_read_while_slots_move() {
     nothing_stale_is_read_while(&cluster, moves).await;
 }
 
-/// Each primary hands over to its replica, with nothing lost: what a failover loses is not the
-/// readers' to keep.
+/// Each primary hands over to its replica, and no write is lost, since readers cannot prevent the
+/// losses of a failover.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_stale_is_read_while_primaries_are_replaced() {
     let cluster = RedisCluster::start().await;

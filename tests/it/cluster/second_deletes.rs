@@ -57,7 +57,7 @@ async fn a_second_delete_due_during_a_failover_is_done_after_it() {
     .await;
     assert_eq!(targets, [true]);
     assert_eq!(get(&mut cluster.client().await, &key).await, None);
-    // And a value that comes behind it stays.
+    // A value that is stored later stays.
     apply(&cache, &[effect(0, &key, write("new", HOUR, &[]))]).await;
     assert_eq!(cache.run_second_deletes("a").await.unwrap().due, []);
     assert_eq!(get(&mut cluster.client().await, &key).await.as_deref(), Some("new"));

@@ -1,4 +1,4 @@
-//! As [`crate::cache::tags_in_tags`], with the members on three nodes.
+//! The tests of [`crate::cache::tags_in_tags`], with the members on three nodes.
 
 use super::cache;
 use crate::cache::tags_in_tags::tags_stay;

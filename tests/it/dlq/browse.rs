@@ -88,7 +88,7 @@ async fn dlq_list_prints_many_letters_twice_in_the_same_order() {
     let (_, second, _) = dlq(&stage, &["list"]).await;
     assert!(first == second, "the lists differ");
     assert!(first.starts_with(&format!("{count} dead letters")));
-    // All have the same time: what tells them apart is the queue's order.
+    // All have the same time, so only the queue's order distinguishes them.
     let lines: Vec<&str> = first.lines().skip(6).collect();
     assert_eq!(lines.len(), count as usize);
     assert!(

@@ -1,4 +1,4 @@
-//! A bounded amount of memory, whatever is in the dead-letter queue.
+//! The commands need a bounded amount of memory with any content of the dead-letter queue.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
@@ -56,7 +56,7 @@ async fn publish_large(stage: &Stage, small: u32, large: u32) {
     .await;
 }
 
-/// Runs a command to its end; returns the most memory that it had, and what it said on stderr.
+/// Runs a command to its end. Returns its peak of memory, and its output on stderr.
 async fn peak_bytes(stage: &Stage, args: &[&str]) -> (u64, String) {
     let mut command = command(stage, args);
     let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();

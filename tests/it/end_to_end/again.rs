@@ -31,7 +31,7 @@ impl Stage {
         assert_eq!(
             self.scheduled().await,
             2,
-            "the second pass came before the readers: this machine is too slow for the test"
+            "the second delete came before the readers: this machine is too slow for the test"
         );
     }
 }

@@ -22,8 +22,8 @@ struct Inner {
     longest_ms: u64,
 }
 
-/// Server that answers `/{id}` with the value at the time of the request, whatever happens until
-/// the answer.
+/// Server that answers `/{id}` with the value at the time of the request, even if the value changes
+/// until the answer.
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     pub(crate) url: String,

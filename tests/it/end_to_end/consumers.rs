@@ -17,7 +17,7 @@ async fn their_tags_are_short() {
             .find(|(name, _)| *name == queue)
             .map(|(_, tag)| tag.len())
     };
-    // A tag made up by the broker has 31 bytes. A number that rises with each window stays below
+    // A tag that the broker chooses has 31 bytes. A number that rises with each window stays below
     // this limit.
     for queue in [stage.queue.clone(), format!("{}.slow", stage.queue)] {
         assert!(of(&queue).is_some_and(|bytes| bytes < 10), "{queue} in\n{told}");

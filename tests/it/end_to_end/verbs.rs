@@ -203,7 +203,7 @@ async fn a_loader_that_fails_leaves_a_miss_and_a_dead_letter() {
     assert_eq!(
         metrics.sum("unstale_effects_total", &[("verb", "warm")]),
         1.0,
-        "the page that is gone took hold, once"
+        "the effect on the missing page is counted once"
     );
     assert_eq!(metrics.sum("unstale_retries_total", &[]), 2.0);
     assert_eq!(metrics.sum("unstale_dead_total", &[]), 2.0);

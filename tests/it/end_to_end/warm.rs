@@ -228,7 +228,7 @@ async fn nothing_loaded_before_an_invalidation_is_read_after_it() {
             let read = stage.get(&format!("page:{id}")).await;
             assert!(
                 read.as_ref().is_none_or(|read| read.parse::<u64>().unwrap() >= *n),
-                "page:{id} is {read:?}, and {n} took hold"
+                "page:{id} is {read:?}, and {n} took effect"
             );
         }
     }

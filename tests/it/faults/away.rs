@@ -12,7 +12,8 @@ use crate::end_to_end::stage::{SOON, Stage};
 use crate::heal::stops::age_marks;
 use crate::support::{Worker, wait_until};
 
-/// Declares the main queue as the contract says, as Terraform or an import of definitions does.
+/// Declares the main queue with the documented arguments, as Terraform or an import of definitions
+/// does.
 pub(crate) async fn declare_main(stage: &Stage, channel: &Channel) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
@@ -53,7 +54,7 @@ async fn stopped() -> Stage {
     stage
 }
 
-/// Workers that end together: one of them leaves the count, and no other worker's checkpoint hides
+/// If workers end together, one of them leaves the count, and no other worker's checkpoint hides
 /// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_purged_after_all_workers_ended_at_once_loses_nothing() {
@@ -134,7 +135,7 @@ async fn a_queue_that_is_unbound_while_no_worker_runs_loses_nothing() {
 }
 
 /// The schedule changes while an event waits for a step that no worker uses any more. The event
-/// comes back, and the checkpoints record how long it may wait.
+/// returns to its queue, and the checkpoints record how long it may wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;
@@ -165,7 +166,7 @@ async fn an_event_on_a_retry_schedule_that_is_gone_comes_back() {
     assert!(!worker.stderr().contains("while no worker ran"), "{}", worker.stderr());
 }
 
-/// Maximum time until silent workers count as dead; they do after 10 s.
+/// Maximum time until stopped workers count as dead, which is after 10 s.
 const NOBODY_LIVES: Duration = Duration::from_secs(20);
 
 /// Returns a stage whose workers were killed at once, so that none left a count. Users 0 to 19

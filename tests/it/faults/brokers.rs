@@ -1,4 +1,4 @@
-//! Every kind of RabbitMQ trouble, under load.
+//! Every kind of fault of RabbitMQ, under load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,7 +103,7 @@ async fn a_connection_frozen_in_the_middle_of_a_frame() {
 /// stays in flight.
 ///
 /// Here an outage of Redis causes it within a second. A longer timeout would not work: RabbitMQ
-/// 3.10 does not check a channel that has gone to sleep.
+/// 3.10 does not check a channel that hibernates.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     let broker = RabbitMq::start_with(&[], "consumer_timeout = 700").await;
@@ -142,7 +142,7 @@ async fn a_channel_closed_by_the_broker_during_an_outage_of_redis() {
     let in_vain = deliveries.worst("", |seen| seen.in_vain).in_vain;
     assert!(
         in_vain <= before + 1,
-        "a message was delivered {in_vain} times in vain, and {before} before"
+        "a message was redelivered {in_vain} times, and {before} times before"
     );
 }
 
@@ -274,7 +274,7 @@ async fn a_memory_alarm_while_copies_must_be_published() {
     let settings: Vec<(&str, &str)> =
         SETTINGS.iter().copied().chain([("UNSTALE_VAR_PAGES_URL", pages.as_str())]).collect();
     Kinds::MIXED.seed(&stage, 0..EVENTS).await;
-    // So that the queues exist and are full.
+    // First the queues must exist and be full.
     assert_eq!(stage.worker(&settings).await.terminate().await.code(), Some(0));
     Kinds::MIXED.publish(&mut stage, 0..EVENTS, Duration::ZERO).await;
     broker.set_memory_limit(0.000001).await;

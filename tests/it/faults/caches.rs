@@ -1,4 +1,4 @@
-//! Every kind of Redis trouble, under load.
+//! Every kind of outage of Redis, under load.
 
 use std::time::{Duration, Instant};
 
@@ -217,7 +217,7 @@ async fn connections_to_redis_closed_at_random() {
     through(&[("UNSTALE_REDIS_URL", &url)], stage, async |on| {
         for _ in 0..30 {
             on.poke().await;
-            // There is no condition to wait for: any moment serves.
+            // The test has no condition to wait for, since it may go on at any moment.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..150))).await;
             proxy.cut().await;
         }
@@ -324,7 +324,7 @@ async fn copies_under_way_are_settled_during_an_outage() {
         worker.metrics().await.sum("unstale_events_total", &[]) > 0.0
     })
     .await;
-    // So that each confirm takes time.
+    // The confirms must take time.
     proxy.delay(Duration::from_millis(400));
     for n in 0..5 {
         stage.publish("user.updated", &format!("not JSON {n}")).await;

@@ -1,4 +1,4 @@
-//! A batch that changes the checkpoint behind it is not applied for ever.
+//! A batch that changes the checkpoint of its worker is not applied without end.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

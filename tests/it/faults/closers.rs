@@ -68,7 +68,7 @@ async fn an_event_at_which_redis_closes_the_connection_is_dead_lettered() {
     stage.wait_settled(&[&worker]).await;
 }
 
-/// Restarts of Redis lose connections too. No event is blamed for them.
+/// Restarts of Redis lose connections too. No event becomes a dead letter for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_not_blamed_for_restarts_of_redis() {
     let stage = Stage::new(&[("rules.yaml", RULES)]).await;
@@ -81,7 +81,7 @@ async fn an_event_is_not_blamed_for_restarts_of_redis() {
     assert_eq!(stage.ready(".dead").await, 0, "{}", worker.stderr());
 }
 
-/// A replay leaves such an event out, and says so.
+/// A replay leaves such an event out, and names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_leaves_out_the_event_at_which_redis_closes_the_connection() {
     let redis = Redis::start_with(&["--proto-max-bulk-len", "1mb"]).await;

@@ -1,4 +1,4 @@
-//! A RabbitMQ cluster of three nodes that loses the most important one.
+//! A RabbitMQ cluster of three nodes that loses the node that leads the queues.
 
 use std::time::Duration;
 

@@ -71,7 +71,7 @@ async fn it_waits_for_no_batch_behind_it() {
         ("UNSTALE_REDIS_URL", &redis_url),
     ];
     let _worker = stage.worker(&settings).await;
-    // The second batch is on its way before the first has come back.
+    // The second batch is on its way before Redis has answered the first.
     redis.delay(Duration::from_millis(300));
     stage.publish("page.changed", r#"{"id":71}"#).await;
     wait_until(SOON, "the first batch is on its way", async || first.saw_it()).await;

@@ -19,7 +19,7 @@ async fn workers_killed_under_load_lose_nothing() {
     let share = EVENTS / ROUNDS;
     for round in 0..ROUNDS {
         Kinds::MIXED.publish(&mut stage, round * share..(round + 1) * share, Duration::ZERO).await;
-        // There is no condition to wait for: any moment serves.
+        // The test has no condition to wait for, since it may kill at any moment.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
         one.kill();
         one = std::mem::replace(&mut two, stage.worker(&settings).await);

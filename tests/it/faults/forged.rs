@@ -1,4 +1,4 @@
-//! Headers with our names from a publisher: no way back to a worker makes it trust them.
+//! Headers with our names from a publisher. No worker trusts them, by any path of the message.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Load of events of every kind, their expected result, and a publisher that outlives its broker.
+//! Load of events of every kind, their expected result, and a publisher that survives outages of
+//! its broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -92,7 +93,7 @@ pub(super) struct Kinds {
 
 impl Kinds {
     pub(super) const MIXED: Self = Self { loads: 40, drains: 400 };
-    /// No loads: nothing ever has a reason to retry.
+    /// No loads, so no event has a reason for a retry.
     pub(super) const QUICK: Self = Self { loads: u32::MAX, drains: 200 };
 
     fn event(self, n: u32) -> (&'static str, String) {

@@ -1,4 +1,4 @@
-//! Delay of other messages while a message may be poison, or only looks like it.
+//! Delay of other messages while a worker handles a suspected poison message, harmful or not.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,4 @@
-//! Writes without a version end with the last published one, whatever Redis went through.
+//! After any outage of Redis, writes without a version end with the last published one.
 
 use redis::AsyncCommands;
 

@@ -123,7 +123,7 @@ async fn an_outage_under_a_steady_load_spends_nothing_and_is_made_up_for() {
     assert!(old.is_empty(), "{} old values", old.len());
     no_blame(&stage, &[&worker]).await;
     let in_vain = deliveries.worst("", |seen| seen.in_vain).in_vain;
-    assert!(in_vain <= 1, "a message was delivered {in_vain} times in vain");
+    assert!(in_vain <= 1, "a message was redelivered {in_vain} times");
     let peak_kib = peak_memory_kib(worker.pid());
     eprintln!(
         "{:.0} s without Redis at {} events/s: {waiting} waited; made up for {:.1} s after its return; {in_vain} redelivery at most; the worker had {:.1} MiB at most",

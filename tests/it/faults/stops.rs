@@ -12,7 +12,8 @@ use crate::support::{rabbitmq, wait_until};
 
 const EVENTS: u32 = 4_000;
 
-/// Every counted event was acknowledged: the counter and the queue add up.
+/// Every counted event was acknowledged: the counter and the events in the queue add up to all
+/// events.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_leaves_nothing_done_and_unacknowledged() {
     let rules = r#"events: { visit.made: { effects: [ { bump_version: "visits" } ] } }"#;
@@ -76,7 +77,7 @@ async fn acks_made_just_before_the_close_arrive() {
         drop(lane);
         session.close().await;
         let channel = other(rabbitmq).await;
-        // The unacknowledged messages come back when the broker has seen the channel end.
+        // The broker requeues unacknowledged messages when it notices that the channel ended.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(depth(&channel, &config.queue).await, 0);
     }

@@ -33,7 +33,7 @@ pub(super) async fn status(stage: &Stage) -> String {
     String::from_utf8(command.output().await.unwrap().stdout).unwrap()
 }
 
-/// The broker refuses to read the history. Events continue all the same, and the heal happens once
+/// The broker refuses to read the history. Events continue nevertheless, and the heal happens once
 /// reading is permitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_cannot_be_read_does_not_stop_events() {
@@ -78,7 +78,7 @@ async fn a_history_that_cannot_be_read_does_not_stop_events() {
     assert!(!status(&stage).await.contains("has been due"));
 }
 
-/// The owed heal outlives the worker that knew of it.
+/// The heal stays owed after the death of the worker that recorded it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_owed_is_paid_by_the_next_worker() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
@@ -170,7 +170,7 @@ async fn age_heals(stage: &Stage, hours: u64) {
     }
 }
 
-/// Waits for three ticks.
+/// Waits until the checkpoint has advanced three times.
 async fn wait_ticks() {
     let begun = std::time::Instant::now();
     wait_until(SOON, "three ticks", async || begun.elapsed() > std::time::Duration::from_secs(3))
@@ -200,8 +200,8 @@ async fn worker_with_newer_rules(stage: &Stage) -> (Worker, tempfile::TempDir) {
     (stage.worker(&[("UNSTALE_SCHEMAS", newer.path().to_str().unwrap())]).await, newer)
 }
 
-/// During a rollout of rules, the worker with the older ones heals. The effects of the newer rules
-/// are healed all the same, once.
+/// During a rollout of rules, the worker with the older ones heals. A worker with the newer rules
+/// then heals by them, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_other_rules_heal_again_by_their_own() {
     let (stage, older) = healed_by_older_rules().await;
@@ -210,13 +210,13 @@ async fn workers_with_other_rules_heal_again_by_their_own() {
     wait_until(SOON, "both rules healed", async || healed_by(&stage).await == [2]).await;
     let before = (heals(&older).await, heals(&with_newer).await);
     assert_eq!(before, (1.0, 1.0), "{}\n----\n{}", older.stderr(), with_newer.stderr());
-    // Neither heals again for the other.
+    // Neither of the two workers heals again because of the other one.
     wait_ticks().await;
     assert_eq!((heals(&older).await, heals(&with_newer).await), before);
     assert!(USERS.contains("user:{id}"));
 }
 
-/// The heal is remembered for a day, and a reload counts as a start does.
+/// Redis holds the record of the heal for a day. A reload of rules has the same effect as a start.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_are_loaded_hours_after_a_heal_heal_again() {
     let (stage, older) = healed_by_older_rules().await;
@@ -287,7 +287,7 @@ async fn what_was_owed_is_healed_by_other_rules_too() {
     assert_eq!(heals(&newer).await, 1.0, "{}", newer.stderr());
 }
 
-/// A worker with a wrong setting has healed, and so applied nothing that matters.
+/// A worker with a wrong setting has healed, so it applied other effects than the right ones.
 async fn healed_under_a_wrong_setting(setting: (&str, &str)) {
     let stage = stage().await;
     let right = stage.worker(&[]).await;

@@ -1,5 +1,5 @@
-//! The main queue and the history are deleted together: what waited is lost, and every worker says
-//! so.
+//! The main queue and the history are deleted together. The events that waited are lost, and every
+//! worker reports the loss.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn lost_without_a_worker(stage: &Stage) {
     let worker = stage.worker(&[]).await;
     wait_reported(stage, &worker).await;
     assert_stale(stage).await;
-    // The next worker shows it too.
+    // The next worker reports the loss too.
     assert!(worker.terminate().await.success());
     let worker = stage.worker(&[]).await;
     wait_until(SOON, "the metric reports lost events", async || {
@@ -112,7 +112,7 @@ async fn lost_without_a_worker(stage: &Stage) {
 }
 
 /// Another client declares both anew, as an import of definitions does after the deletion of a
-/// virtual host. The new queue and the new history agree.
+/// virtual host. The new queue and the new history hold the same events.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_events_that_are_lost_in_a_swap_while_no_worker_runs_are_reported() {
     let stage = stage().await;
@@ -123,7 +123,7 @@ async fn waiting_events_that_are_lost_in_a_swap_while_no_worker_runs_are_reporte
     })
     .await;
     worker.kill();
-    // A worker that starts later takes the killed one for dead.
+    // For a worker that starts later, the killed one counts as dead.
     age_marks(&stage, Duration::from_secs(20)).await;
     seed(&stage.redis, SOME).await;
     publish(&stage, SOME).await;

@@ -35,7 +35,7 @@ async fn a_worker_of_another_broker_does_not_start_beside_living_ones() {
         worker.stderr()
     );
     assert_eq!(heals(&worker).await, 0.0);
-    // A second worker of the same broker does.
+    // A second worker of the same broker starts.
     stage.worker(&[]).await;
 }
 
@@ -51,7 +51,7 @@ async fn marks_of_another_broker_are_taken_over_with_a_heal() {
     let next = stage.worker(&[("UNSTALE_AMQP_URL", &other_vhost().await)]).await;
     wait_until(SOON, "it heals by its own history", async || heals(&next).await == 1.0).await;
     assert!(
-        next.stderr().contains("the marks in Redis are of another broker"),
+        next.stderr().contains("the checkpoints in Redis are of another broker"),
         "{}",
         next.stderr()
     );

@@ -64,8 +64,8 @@ async fn a_broker_three_hours_apart_serves_all_of_a_heal() {
     }
 }
 
-/// Its low watermark has a time that no other clock can judge. The offset beside it is the stream's
-/// own.
+/// No other clock can compare the time in its low watermark. The offset beside the time depends on
+/// no clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
     for hours_ahead in [3, -3] {
@@ -91,8 +91,8 @@ async fn what_a_dead_worker_of_another_clock_did_is_healed_by_the_next() {
     }
 }
 
-/// A heal forgives what was lost before it. If the clock was ahead meanwhile, it says nothing of
-/// losses until that time comes, nor of those before and after it.
+/// After a heal, losses from before it no longer count. If the clock was ahead during the heal, the
+/// heal must not hide later losses, before or after the clock reaches that time.
 #[tokio::test]
 async fn a_heal_by_a_clock_that_was_ahead_hides_no_later_loss() {
     for hours_later in [0, 4] {
@@ -125,14 +125,14 @@ async fn a_heal_by_a_clock_that_was_ahead_hides_no_later_loss() {
     }
 }
 
-/// The fields of the others look hours old by then. They are of living workers, of dead ones whose
-/// events come back, and of commands.
+/// By the new clock, the fields of the others look hours old. They belong to living workers, to
+/// dead workers whose events are redelivered, and to commands.
 #[tokio::test]
 async fn a_clock_that_is_set_ahead_removes_no_mark() {
     let server = Redis::start().await;
     let (worker, other) = (worker(&server).await, worker(&server).await);
     other.hold_checkpoint("replay", 5).await.unwrap();
-    // The clock was three hours behind until now, seen from here.
+    // By the new clock, all earlier times are three hours older.
     let mut redis = server.connection().await;
     let marks: Vec<(String, String)> = redis.hgetall(MARKS).await.unwrap();
     for (field, text) in marks {

@@ -1,4 +1,4 @@
-//! Primaries of a cluster that go back one by one: each has checkpoints of its own.
+//! Each primary of a cluster has its own checkpoints, and can lose writes alone.
 
 use std::time::{Duration, Instant};
 
@@ -341,8 +341,8 @@ async fn entered(cluster: &RedisCluster) -> Cache {
     cache
 }
 
-/// With no tick between: the batch after the loss finds it, and the one before it is enough
-/// evidence.
+/// No checkpoint advances in between. The batch after the loss finds it, and the one before it is
+/// enough evidence.
 #[tokio::test]
 async fn one_lost_batch_of_one_primary_is_noticed_by_the_next() {
     let cluster = RedisCluster::start().await;

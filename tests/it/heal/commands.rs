@@ -64,8 +64,7 @@ async fn replays_hold_a_mark_while_they_run() {
     assert!(low_of("dlq:").await.is_some());
 }
 
-/// The letters' events are not in the history, like events that are older than all it reaches back
-/// to.
+/// The history does not hold the letters' events, as if they were older than the history.
 async fn what_dlq_replay_applied_is_healed(args: &[&str]) {
     const LETTERS: u32 = 20;
     let stage = stage().await;
@@ -98,7 +97,7 @@ async fn letters_replayed_in_parts_after_a_snapshot_are_applied_again() {
     what_dlq_replay_applied_is_healed(&["replay", "--stop-after-failures", "1"]).await;
 }
 
-/// Redis has lost a replay, with the checkpoint that the replay had. The heal begins behind the
+/// Redis has lost a replay, with the checkpoint that the replay had. The heal begins after the
 /// events that the replay applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_begins_where_a_recorded_replay_began() {
@@ -129,7 +128,8 @@ async fn a_heal_begins_where_a_recorded_replay_began() {
     let HealTurn::Ours(marks) = cache.take_heal().await.unwrap() else { panic!("no other heals") };
     let from = HealFrom { offset: Some(EVENTS.into()), time: None };
     let begun = cache.take_over_progress(&marks, from, registry.digest());
-    // The second heal goes on with one that died after it had gone back, and had applied five.
+    // The second heal continues a heal that died after it had begun earlier, and had applied five
+    // events.
     let mut died = begun.clone();
     (died.first, died.applied_to) = (Some(0), Some(5));
     for (found, left) in [(begun, 0), (died, 5)] {

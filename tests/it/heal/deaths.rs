@@ -29,7 +29,7 @@ async fn die(stage: &Stage) -> (u64, u64) {
     let tap = Tap::new(move |connection, way, bytes| {
         let mut noted = notes.lock().unwrap();
         match (*noted, way) {
-            // Redis has the note; the worker never learns that.
+            // Redis has the note, but the worker never receives the answer.
             (Some((held, _)), Way::ToClient) if held == connection => {
                 holds.notify_one();
                 Flow::Halt

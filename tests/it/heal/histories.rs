@@ -118,7 +118,7 @@ async fn a_heal_from_before_the_history(later: u32, declared_by_worker: bool) {
     );
     assert!(!is_complete(&stage).await, "{}", worker.stderr());
     assert!(
-        worker.stderr().contains("the history does not hold all that was to be applied again"),
+        worker.stderr().contains("the history does not hold all events of the heal"),
         "{}",
         worker.stderr()
     );
@@ -157,7 +157,7 @@ async fn the_next_worker_knows_that_the_history_was_declared_anew() {
     publish(&stage, 3).await;
     stage.wait_settled(&[&worker]).await;
     worker.kill();
-    // The checkpoint covered an event of an hour ago.
+    // The low watermark of the checkpoint includes an event of an hour ago.
     let (field, mark) =
         mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap();
     let parts: Vec<&str> = mark.split(':').collect();
@@ -209,7 +209,7 @@ async fn assert_healed_in_part(stage: &Stage, worker: &Worker) {
     assert!(!is_complete(stage).await, "{}", worker.stderr());
 }
 
-/// No worker looks between the two.
+/// No worker looks at the history between the deletion and the declaration.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_over_a_history_that_was_swapped_at_once_is_not_complete() {
     let stage = stage().await;
@@ -221,7 +221,7 @@ async fn a_heal_over_a_history_that_was_swapped_at_once_is_not_complete() {
     assert_healed_in_part(&stage, &worker).await;
 }
 
-/// A worker has looked since, and made a new mark.
+/// A worker has noticed the new history since, and has given it a new mark.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heal_long_after_the_history_was_swapped_is_not_complete() {
     let stage = stage().await;

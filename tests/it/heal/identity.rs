@@ -1,6 +1,6 @@
-//! The server's identity shows a restart or a promotion, whatever the checkpoints show.
+//! The server's identity shows a restart or a promotion, even if all checkpoints are right.
 //!
-//! A worker that is gone may have seen more than the remaining ones.
+//! A worker that ended may have applied more than the checkpoints of the remaining workers show.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{Proxy, Redis, rabbitmq, wait_until};
 
 const SOME: u32 = 300;
 
-/// The batch was the dead worker's, and the survivor had no tick after it.
+/// The dead worker applied the batch, and the survivor has not advanced its checkpoint since.
 #[tokio::test]
 async fn a_loss_that_only_a_dead_worker_could_show_is_healed() {
     let server = Redis::start().await;
@@ -72,7 +72,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     .await;
     assert!(matches!(cache(&server).await.enter(1).await.unwrap(), Entered::Good(_)));
 
-    // After a promotion it is another server, whatever it holds.
+    // After a promotion it counts as another server, even with the same content.
     wait_until(SOON, "the replica has the marks", async || {
         replica.connection().await.exists(MARKS).await.unwrap()
     })
@@ -84,7 +84,7 @@ async fn a_worker_without_memory_trusts_a_server_that_served_all_the_time() {
     assert_eq!(marks.doubt(), Doubt::Replaced);
 }
 
-/// No connection breaks: the tick finds it.
+/// No connection breaks. The next advance of the checkpoint finds the change.
 #[tokio::test]
 async fn a_server_that_was_demoted_and_promoted_again_is_healed() {
     let (server, other) = (Redis::start().await, Redis::start().await);
@@ -141,7 +141,7 @@ async fn without_the_right_to_info_marks_are_trusted_for_10_s() {
     assert_eq!((marks.lowest_ms(), marks.doubt()), (Some(1), Doubt::Unknown));
 }
 
-/// A counter that went back has issued higher numbers. The heal goes beyond them, and an ordinary
+/// A counter that went back had higher numbers before. The heal moves it past them, and an ordinary
 /// bump does not jump.
 #[tokio::test]
 async fn a_heal_moves_counters_past_all_that_was_given_out() {
@@ -191,8 +191,8 @@ async fn a_worker_that_starts_after_a_restart_heals_at_once() {
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// The survivor cannot reach the broker, and is silent while the other's batch is applied and lost.
-/// Its own checkpoint is unchanged.
+/// The survivor cannot reach the broker, and is suspended while the other worker's batch is applied
+/// and lost. Its own checkpoint is unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     let stage = stage().await;
@@ -219,7 +219,8 @@ async fn a_survivor_heals_what_only_a_dead_worker_had_applied() {
     assert!(!survivor.stderr().contains("Redis lost writes"), "{}", survivor.stderr());
 }
 
-/// After a clean stop there is nothing to heal and nothing to report, however long no worker runs.
+/// After a clean stop there is nothing to heal and nothing to report, even if no worker runs for
+/// long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_of_all_workers_heals_nothing() {
     let stage = stage().await;
@@ -241,7 +242,8 @@ async fn a_stop_of_all_workers_heals_nothing() {
     assert!(!next.stderr().contains("applying the history again"), "{}", next.stderr());
 }
 
-/// A live worker takes over the range of a dead one, once it covers that itself.
+/// A live worker takes over the low watermark of a dead one, once its own low watermark is as
+/// early.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
     let stage = stage().await;
@@ -255,6 +257,7 @@ async fn the_mark_of_a_killed_worker_goes_to_a_living_one() {
             .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
             .count()
     };
-    wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_until(SOON, "one checkpoint alone has a low watermark", async || covering().await == 1)
+        .await;
     assert_eq!(heals(&living).await, 0.0, "{}", living.stderr());
 }

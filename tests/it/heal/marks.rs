@@ -34,7 +34,7 @@ pub(super) async fn probe(cache: &Cache) {
         .await;
 }
 
-/// Returns a worker that has begun after another one has just been there.
+/// Returns a worker that has begun right after another one ended.
 pub(super) async fn worker(server: &Redis) -> Cache {
     let cache = cache(server).await;
     if !matches!(cache.enter(1).await.unwrap(), Entered::Good(_)) {
@@ -59,7 +59,7 @@ async fn apply(cache: &Cache, key: &str, action: Action) -> Result<(), String> {
     cache.apply(&batch.finish()).await.map(drop).map_err(|outage| outage.in_full())
 }
 
-/// Between two ticks, and with no tick after it: a confirmed write is lost all the same.
+/// A confirmed write is lost between two advances of the checkpoint, and the worker notices it.
 #[tokio::test]
 async fn one_lost_batch_is_noticed() {
     let server = Redis::start().await;
@@ -101,7 +101,7 @@ async fn nothing_lost_is_no_loss_whatever_became_of_the_last_batch() {
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::Good(_)));
 }
 
-/// A command sent after Redis went back, and before any worker noticed, finds the loss and does not
+/// A command that is sent after a loss, before any worker noticed it, finds the loss and does not
 /// hide it.
 #[tokio::test]
 async fn batches_after_a_loss_do_not_cover_it() {
@@ -117,7 +117,7 @@ async fn batches_after_a_loss_do_not_cover_it() {
     assert_eq!(redis.hget::<_, _, String>(MARKS, cache.id()).await.unwrap(), old);
     probe(&cache).await;
     assert!(matches!(cache.enter(1).await.unwrap(), Entered::ToHeal(_)));
-    // Its tick would have found the loss too. Now every other worker's tick does.
+    // Its own next advance would have found the loss too. Now that of every other worker finds it.
     let other = self::cache(&server).await;
     assert!(
         matches!(other.enter(1).await.unwrap(), Entered::ToHeal(_)),
@@ -137,7 +137,7 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
         probe(cache).await;
     }
     let Entered::ToHeal(_) = one.enter(100).await.unwrap() else { panic!("it lost a tick") };
-    // It has lost nothing, but waits like all others.
+    // This worker lost no write, but it waits for the heal as all others do.
     assert!(matches!(idle.enter(1).await.unwrap(), Entered::ToHeal(_)));
     let HealTurn::Ours(marks) = one.take_heal().await.unwrap() else { panic!("nobody else heals") };
     assert_eq!(marks.lowest_ms(), Some(1), "as it was in the snapshot");
@@ -161,7 +161,7 @@ async fn a_heal_is_one_workers_turn_and_serves_all() {
     assert!(matches!(one.tick(100).await.unwrap(), Tick::Good(_)));
 }
 
-/// The lock comes back with the snapshot. The writes healed after it do not.
+/// The snapshot holds the lock, but not the writes that the heal made later.
 #[tokio::test]
 async fn a_loss_in_the_midst_of_a_heal_begins_it_anew() {
     let server = Redis::start().await;
@@ -306,7 +306,7 @@ async fn a_worker_that_ends_leaves_what_it_let_go_of_to_the_others() {
     assert_eq!(marks.lowest_of(|field| gone.iter().any(|gone| gone == field)), Some(low));
     other.take_over(&gone).await.unwrap();
     assert_eq!(other.read_checkpoints().await.unwrap().lowest(), Some(200.into()));
-    // With everything settled, and another worker to cover the queue, nothing is left at all.
+    // If everything is settled and another worker runs, the worker that ends leaves no checkpoint.
     let third = worker(&server).await;
     third.leave(50, true).await.unwrap();
     assert_eq!(other.read_checkpoints().await.unwrap().lowest(), Some(200.into()));
@@ -315,8 +315,8 @@ async fn a_worker_that_ends_leaves_what_it_let_go_of_to_the_others() {
     assert_eq!(cache(&server).await.read_checkpoints().await.unwrap().lowest_ms(), Some(300));
 }
 
-/// A worker that was silent for long, and not dead, finds its number and covers its deliveries
-/// again.
+/// A worker that did not advance its checkpoint for long, but lives, finds its number. Its low
+/// watermark includes its deliveries again.
 #[tokio::test]
 async fn a_worker_that_was_taken_for_dead_goes_on() {
     let server = Redis::start().await;

@@ -66,7 +66,7 @@ async fn is_owed(worker: &Worker) -> bool {
 }
 
 /// The refused effects are owed, and applied once Redis permits them. Keys that the heal has
-/// deleted are left alone.
+/// deleted are not deleted again.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_effects_are_owed_until_redis_permits_them() {
     let (stage, acl, worker, _) = lost_with_narrow_acl().await;
@@ -83,7 +83,7 @@ async fn refused_effects_are_owed_until_redis_permits_them() {
     assert!(status(&stage).await.contains("nothing is left to do"), "{}", status(&stage).await);
 }
 
-/// The refused effects outlive the worker that knew of them.
+/// The refused effects stay owed after the death of the worker that recorded them.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_effects_are_applied_by_the_next_worker() {
     let (stage, acl, worker, url) = lost_with_narrow_acl().await;

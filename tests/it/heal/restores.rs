@@ -1,4 +1,4 @@
-//! Snapshots and promotions, as they happen.
+//! Redis restarts from old snapshots, and replicas that missed writes are promoted.
 
 use std::time::{Duration, Instant};
 
@@ -47,13 +47,13 @@ async fn ten_thousand_deletes_that_a_snapshot_does_not_have_are_made_again() {
     assert_eq!(heals(&worker).await, 1.0);
 }
 
-/// No client's command fails. The snapshot is loaded beneath the worker within a tick, and the
+/// No client's command fails. The snapshot is loaded under the worker within a second, and the
 /// worker is idle.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_replica_that_was_cut_off_is_healed() {
     let primary = Redis::start().await;
     let replica = Redis::start().await;
-    // So that the replica can be cut off, and the worker be redirected to it.
+    // Through these proxies, the test cuts the replica off and redirects the worker to it.
     let (wire, address) =
         (Proxy::start(&primary.addr()).await, Proxy::start(&primary.addr()).await);
     let replica_of = async |host: &str, port: &str| {

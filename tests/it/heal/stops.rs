@@ -1,6 +1,6 @@
 //! Stops, deploys, fewer workers and dead workers.
 //!
-//! None of them is a loss of Redis, and after each a heal begins a short time back.
+//! None of them is a loss of Redis. After each of them, a heal begins only a short time earlier.
 
 #![expect(clippy::print_stderr, reason = "figures for who reads the output")]
 
@@ -13,7 +13,7 @@ use crate::support::{Proxy, Redis, Worker, full_runs, rabbitmq, wait_until};
 
 const SOME: u32 = 200;
 
-/// Margin for clocks, in every heal that begins at a time.
+/// Margin by which every heal that begins at a time begins earlier, since clocks differ.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Time after which no message of a worker that is gone may be in flight any more. The full runs
@@ -41,7 +41,7 @@ async fn wait_logged(worker: &Worker, words: &str) {
     wait_until(SOON, words, async || worker.stderr().contains(words)).await;
 }
 
-/// Returns the age of the earliest time that a checkpoint covers.
+/// Returns the age of the lowest low watermark of all checkpoints.
 async fn covered(stage: &Stage) -> Duration {
     let now_ms = u64::try_from(since_epoch().as_millis()).unwrap();
     let lows = mark_fields(stage).await.into_iter().filter_map(|(field, mark)| {
@@ -134,7 +134,11 @@ async fn an_hour_without_workers_heals_nothing() {
     let next = stage.worker(&[]).await;
     stage.wait_settled(&[&next]).await;
     wait_logged(&next, "no heal is needed: Redis holds what workers left").await;
-    wait_logged(&next, "stopped in order: this worker's checkpoint covers what they left").await;
+    wait_logged(
+        &next,
+        "stopped in order: this worker's low watermark includes the events that they left",
+    )
+    .await;
     assert_no_heal(&[&next]).await;
     assert!(
         covered(&stage).await > Duration::from_secs(3_500),
@@ -175,13 +179,13 @@ async fn fewer_workers_heal_nothing() {
     stage.wait_settled(&[&other]).await;
     assert_no_heal(&[&other]).await;
     let back = reach_of_a_heal(&stage, "a scale-down", &[&other]).await;
-    // Times count from the newest chunk back, whose own time is known within minutes.
+    // Ages are subtracted from the time of the newest chunk, which is known within minutes.
     wait_logged(&other, "first_offset=0 events=").await;
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// The worker dies with deliveries in flight. Another worker gets them, and also covers their
-/// range.
+/// The worker dies with deliveries in flight. Another worker gets them, and its low watermark
+/// includes them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
     let stage = safe_stage().await;
@@ -205,15 +209,16 @@ async fn a_killed_worker_heals_nothing_and_is_covered_by_the_others() {
             .filter(|(field, mark)| field.len() == 32 && !mark.contains(":9007199254740991:"))
             .count()
     };
-    wait_until(SOON, "one mark alone covers anything", async || covering().await == 1).await;
+    wait_until(SOON, "one checkpoint alone has a low watermark", async || covering().await == 1)
+        .await;
     wait_logged(&living, "silent for 10 s, so they were killed").await;
     assert_no_heal(&[&living]).await;
     let back = reach_of_a_heal(&stage, "kill -9 of a worker", &[&living]).await;
     assert!(back < Duration::from_secs(60), "{back:?}");
 }
 
-/// The worker gets SIGTERM in the middle of a heal. It ends its turn, and does not count as dead by
-/// the heal.
+/// The worker gets SIGTERM in the middle of a heal. It gives up the heal, and does not count as
+/// killed by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     let stage = safe_stage().await;
@@ -226,7 +231,7 @@ async fn a_worker_stopped_in_a_heal_gives_its_turn_up() {
     publish(&stage, SOME).await;
     stage.wait_settled(&[&stopped]).await;
     let id = mark_fields(&stage).await.into_iter().find(|(field, _)| field.len() == 32).unwrap().0;
-    // It gets no further than the beginning.
+    // The heal gets no further than its beginning.
     proxy.stall();
     stage.redis.kill();
     stage.redis.restart().await;

@@ -25,7 +25,7 @@ async fn of_two_workers_one_heals_for_both() {
     publish(&stage, SOME).await;
     wait_gone(&stage.redis, SOON).await;
     stage.wait_settled(&[&one, &other]).await;
-    // Both have moved their checkpoints on since the snapshot.
+    // Both have advanced their checkpoints since the snapshot.
     let marks = async || {
         mark_fields(&stage)
             .await
@@ -87,8 +87,8 @@ async fn a_worker_killed_in_the_heal_is_followed_by_the_next() {
     assert_eq!(heals(&next).await, 1.0, "{}", next.stderr());
 }
 
-/// The remaining workers cannot always know if a restart of Redis lost anything. So each one causes
-/// a heal of the recent past. Restarts of workers do not.
+/// The remaining workers cannot always know whether a restart of Redis lost anything. So each
+/// restart of Redis causes a heal of the recent past. Restarts of workers cause none.
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_redis_are_healed_and_those_of_workers_are_not() {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;

@@ -6,7 +6,7 @@ pub(super) const STALE_LOAD: &str = "a value loaded before an invalidation is re
 pub(super) const STALE_STORE: &str = "a value stored before a deletion is read after it";
 pub(super) const LOST_PASS: &str = "a value is read whose second deletion never came";
 pub(super) const OLDER_WRITE: &str =
-    "an older write stands where a newer event of its entity took hold";
+    "an older write is readable although a newer event of its entity took effect";
 pub(super) const SKIPPED: &str =
     "an invalidation was skipped: what stood before it is read after it";
 

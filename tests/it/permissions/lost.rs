@@ -255,7 +255,7 @@ const OF_MAINTENANCE: [&str; 7] =
     ["+sadd", "+srem", "+persist", "+pexpire", "+pttl", "+smismember", "+exists"];
 
 /// A member whose key seems to be gone is set aside, and returns if it has its key again. It must
-/// belong to its tag at any time, whatever Redis refuses.
+/// belong to its tag at any time, with any refused command.
 async fn members_stay_in_their_tag(mut server: Server) {
     let rules = server.rules();
     let aside_ms = 100;

@@ -74,7 +74,7 @@ impl Outcomes {
     }
 }
 
-/// A load that stands still until it is asked to end.
+/// A load that waits until the test ends it.
 #[derive(Clone, Default)]
 struct Held {
     begun: Arc<Notify>,

@@ -115,7 +115,7 @@ async fn rabbitmq_away_in_the_middle_is_waited_for() {
     declare(&stage).await;
     publish_users(&stage, 0..MANY).await;
     wait_recorded(&stage, MANY.into()).await;
-    // The connection that reads stands still in the middle of the history.
+    // The connection that reads stalls in the middle of the history.
     let (came, held) = (Mutex::new((0, None)), Arc::new(Notify::new()));
     let holds = Arc::clone(&held);
     let tap = Tap::new(move |connection, way, bytes| {

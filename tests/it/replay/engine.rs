@@ -105,7 +105,7 @@ async fn a_replay_with_small_limits_applies_before_it_reads_on() {
 
 /// RabbitMQ may send a message before it confirms the consumer, if the channel has another
 /// consumer. The client then has no consumer to pass the message to, and the place would count as
-/// one behind the end.
+/// one after the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_one_of_many_places_in_time_is_found() {
     let stage = Stage::new(&[("user.yaml", RULES)]).await;

@@ -39,7 +39,7 @@ async fn replay_takes_offsets_exactly_and_times_to_a_second_and_a_chunk() {
     declare(&stage).await;
     let mut moments = Vec::new();
     for id in 0..4 {
-        // Waiting is the point here: only time tells these apart.
+        // The test must wait here: only the time of the chunks distinguishes them.
         tokio::time::sleep(APART).await;
         stage.publish("user.updated", &format!(r#"{{"id":{id}}}"#)).await;
         moments.push(jiff::Timestamp::now().to_string());

@@ -41,7 +41,8 @@ async fn a_replaced_primary_is_given_up_without_any_request() {
     apply(&cache, &[effect(0, "k", write("1", HOUR, &["t"]))]).await;
     assert_eq!(run::<String>(&mut watch.servers[0].connection().await, &["GET", "k"]).await, "1");
 
-    // Frozen, it answers nobody; thawed, it believes for a while that it is the primary still.
+    // While it is frozen, it answers no client. After that, it still acts as the primary for a
+    // while.
     watch.servers[0].freeze();
     wait_until(SOON, "the replica is the primary", async || watch.is_primary(1).await).await;
     wait_until(SOON, "the cache has left the old primary", async || !cache.state().is_up()).await;

@@ -224,7 +224,7 @@ async fn unsettled(scene: &Scene, workers: &[Worker]) -> Option<String> {
     None
 }
 
-/// Waits until the control workers have nothing left to do.
+/// Waits until the control workers have handled all events.
 ///
 /// Some may hang, as naive workers do. Those are started again, as their operator would do, and
 /// lose their events in flight.

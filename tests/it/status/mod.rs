@@ -54,7 +54,7 @@ fn texts<'v>(status: &'v Value, kind: &str) -> Vec<&'v str> {
         .collect()
 }
 
-/// Waits until so many workers have reported.
+/// Waits until that number of workers has reported.
 async fn wait_reported(stage: &Stage, workers: usize) {
     wait_until(SOON, "the workers report", async || {
         json(stage, &[]).await.1["redis"]["workers"].as_array().unwrap().len() == workers
@@ -154,7 +154,7 @@ async fn status_reports_servers_that_are_away_within_ten_seconds() {
     assert_eq!((code, texts(&silent, "problems").len()), (1, 2), "{silent:#}");
     assert!(began.elapsed() < ANSWERS_WITHIN, "{:?}", began.elapsed());
 
-    // A silent node does not hide the one that answers.
+    // A node that does not answer does not hide the one that answers.
     let nodes = format!("{},{}", urls.0, broker.url());
     let (_, status) = json(&stage, &[("UNSTALE_AMQP_URL", &nodes)]).await;
     assert!(status["rabbitmq"]["queues"].is_array(), "{status:#}");

@@ -1,4 +1,4 @@
-//! A worker in a small box, with every trouble at once: 256 MiB of memory, half a CPU, 1,024
+//! A worker with few resources under several faults at once: 256 MiB of memory, half a CPU, 1,024
 //! descriptors.
 //!
 //! In reading order: `storms` for large and expensive events, `restarts` for kills, `strangers` for

@@ -1,4 +1,4 @@
-//! Claims: one worker loads a key, one waits behind it, and the others need not load.
+//! Claims: one worker loads a key, one waits for it, and the others need not load.
 
 use std::time::Duration;
 

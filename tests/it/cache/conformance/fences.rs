@@ -63,7 +63,7 @@ fn some(values: &[&str]) -> Vec<Option<String>> {
 }
 
 async fn an_older_write_never_replaces_a_newer_one_in_any_order(on: &Deployment) {
-    // Versions that a double cannot tell apart, and others whose text sorts the wrong way.
+    // Versions that a double cannot distinguish, and others whose text sorts the wrong way.
     for (low, high) in [
         ("9", "10"),
         ("9007199254740992", "9007199254740993"),
@@ -315,7 +315,7 @@ async fn an_older_version_is_refused_even_after_the_newer_value_is_gone(on: &Dep
             (vec![wrote(10, &[&tag]), wrote(9, &[])], Some("10")),
             (vec![deleted(12)], None),
             (vec![wrote(11, &[&tag])], None),
-            // Nobody ever sees it: its version counts all the same.
+            // No reader ever sees the value, but its version counts.
             (vec![wrote(20, &[&tag]), invalidated.clone()], None),
             (vec![wrote(19, &[&tag])], None),
             (vec![invalidated, wrote(21, &[&tag])], Some("21")),

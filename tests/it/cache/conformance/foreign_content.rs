@@ -72,7 +72,7 @@ async fn fill(cache: &Cache, key: &str, (token, since): (String, u64), tag: &str
 }
 
 /// A fill is refused for as long as a lease may last; the next invalidation sets the generation
-/// anew. A drain ends, whatever the generation holds.
+/// anew. A drain ends with any content of the generation.
 async fn a_generation_of_any_content_stops_no_tag_and_lets_no_stale_value_in(on: &Deployment) {
     let (names, cache, mut redis) = on.scene().await;
     let (cache, redis) = (&cache, &mut redis);
@@ -133,7 +133,7 @@ async fn a_sequence_of_any_content_lets_no_stale_value_in(on: &Deployment) {
     }
 }
 
-/// A lease, and a claim, are nobody's for ever.
+/// No lease and no claim lasts for ever.
 async fn a_lease_of_any_content_locks_no_key_for_ever(on: &Deployment) {
     let (names, cache, mut redis) = on.scene().await;
     let (cache, redis) = (&cache, &mut redis);

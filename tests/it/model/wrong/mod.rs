@@ -70,7 +70,7 @@ pub(super) enum WrongWorker {
     Numbers,
     /// Keeps the first of two events of one version.
     FirstOfEqual,
-    /// Writes an event's value again, whatever came since.
+    /// Writes an event's value again, even if newer events followed.
     SameEventAgain,
     /// Raises fences by writes only.
     WritesAloneRaise,
