@@ -2,8 +2,9 @@
 //! broker's clock.
 //!
 //! AMQP does not show the broker's clock. Attaching to the stream at a time shows whether the
-//! newest chunk is younger than that time. So the newest chunk's time is found between two times of
-//! a grid, and ages count back from it. The broker's clock is at least that late.
+//! newest chunk is younger than that time. The search narrows the newest chunk's time to two times
+//! of a grid. The requested age is subtracted from that time. The broker's clock shows this time or
+//! a later one.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,8 +30,8 @@ const GRID_S: [i64; 16] = [
     -8 * 86_400,
 ];
 
-/// Accuracy in seconds with which the newest chunk's time is found. It is also the maximum of
-/// history that is read needlessly.
+/// Accuracy in seconds with which the newest chunk's time is found. A heal reads at most this much
+/// history needlessly.
 const ACCURACY_S: i64 = 300;
 
 /// Number of parts into which the range between two times is divided for the next look.
@@ -62,7 +63,7 @@ enum Newest {
 
 /// Finds a place in the history that is early enough for an offset and for a time.
 ///
-/// The time is by a clock that may differ from the broker's. If neither is given, the place is
+/// `time` comes from a clock that may differ from the broker's. If neither is given, the place is
 /// `window` before the newest chunk.
 ///
 /// # Errors
@@ -119,8 +120,8 @@ pub async fn beginning(
     })
 }
 
-/// Returns true if an empty stream is whole. That is so only if its end was known to be 0, or if
-/// nothing was known.
+/// Returns true if an empty stream lacks no event. This holds if its end was known to be 0, or if
+/// the caller knew neither offset nor time.
 fn is_whole_if_empty(offset: Option<u64>, time: Option<Timestamp>) -> bool {
     match offset {
         Some(offset) => offset == 0,
@@ -128,7 +129,7 @@ fn is_whole_if_empty(offset: Option<u64>, time: Option<Timestamp>) -> bool {
     }
 }
 
-/// Returns the beginning for an offset. An offset behind the end belongs to a stream that was
+/// Returns the beginning for an offset. An offset beyond the end comes from a stream that was
 /// deleted since, so all of the new stream is applied.
 fn at_offset(survey: &Survey, offset: Option<u64>) -> Beginning {
     let (offset, is_whole) = match offset {
@@ -154,8 +155,8 @@ async fn newest_chunk(history: &mut History, now_s: i64) -> Result<Newest, Broke
         if survey.is_empty() {
             return Ok(Newest::Never);
         }
-        // The latest time with a message behind it. Messages that the broker cannot read count as
-        // well.
+        // The latest grid time that a message follows. Messages that the broker cannot read count
+        // as well.
         let reached = survey.places.iter().position(|place| survey.reaches(*place));
         let between = match (reached, found) {
             (Some(0), None) => return Ok(Newest::At(grid[0])),

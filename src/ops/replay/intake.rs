@@ -1,4 +1,4 @@
-//! Folds resolved messages of the history into the effects that they still have.
+//! Folds resolved messages of the history into the effects that must still be applied.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub(super) struct Intake<'r> {
     replay: &'r Replay,
     /// The offsets of the events to apply.
     span: Range<u64>,
-    /// Offset from which on the fences of events certainly still exist.
+    /// First offset whose event certainly still has its fences.
     fenced_from: u64,
     pub(super) fold: Fold,
 }
