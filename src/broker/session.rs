@@ -17,12 +17,13 @@ use super::names::Names;
 use super::origin::Origins;
 use super::permitted;
 use super::publisher::Publisher;
+use super::queue_mark;
 use super::queue_specs::Kind;
 use super::recent_acks::RecentAcks;
 use super::signature::Signer;
 use super::topology::{self, Declared, Ensured};
 use crate::causes::Explain;
-use crate::config::AmqpConfig;
+use crate::config::{AmqpConfig, DeclarePolicy};
 
 /// Two connections: one consumes and acknowledges, the other publishes.
 ///
@@ -342,6 +343,41 @@ impl Session {
             Some(history) => history.create_mark().await,
             None => Ok(false),
         }
+    }
+
+    /// Returns the queues that have a mark: those that hold events which no consumer may miss.
+    ///
+    /// A mark has the name of its queue, which the exchange of the events may have too.
+    pub fn marked_queues(&self) -> impl Iterator<Item = &str> {
+        let Names { main, slow, retry, .. } = &self.names;
+        let retry = retry.iter().map(|(_, name)| name);
+        [main, slow]
+            .into_iter()
+            .chain(retry)
+            .map(String::as_str)
+            .filter(|queue| *queue != self.config.exchange)
+    }
+
+    /// Returns whether the mark of a queue exists, which the broker deletes with the queue.
+    ///
+    /// `None`: the broker does not show it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn queue_mark_exists(&self, queue: &str) -> Result<Option<bool>, BrokerError> {
+        queue_mark::exists(&self.consume, queue).await
+    }
+
+    /// Makes the mark of a queue, or binds it again. Returns false if this worker declares nothing,
+    /// or the broker refuses.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn make_queue_mark(&self, queue: &str) -> Result<bool, BrokerError> {
+        if self.config.declare == DeclarePolicy::None {
+            return Ok(false);
+        }
+        queue_mark::create(&self.consume, queue).await
     }
 
     /// Binds the additional routing keys of a changed registry. Removes no binding.

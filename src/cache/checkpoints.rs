@@ -28,6 +28,7 @@
 //! - `owed`: heals that could not be done in time
 //! - `lost`: events that may be lost
 //! - `steps`: the retry steps that workers use
+//! - `queue_marks`: the marks of the queues that workers have made
 //! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
 //!
 //! Reading and replaying the history is not done here: see [`ops::heal`](crate::ops::heal).
@@ -42,6 +43,7 @@ mod owed;
 mod own;
 mod place;
 mod progress;
+mod queue_marks;
 mod record;
 mod refused;
 mod rules;
