@@ -71,7 +71,7 @@ async fn tick_once(heals: Heals<'_>, covered: &mut Vec<String>) -> Result<Tick, 
         state.knows_other_steps.store(knows_others, Ordering::Relaxed);
         state.history_start.note(cache, marks).await?;
         owed.note_lost(cache, marks).await?;
-        metrics.set_events_lost(marks.lost().is_some());
+        metrics.set_events_lost(marks.unacknowledged_lost().is_some());
         state.broker_identity.note(cache, &config.amqp, marks).await?;
         if !covered.is_empty() {
             cache.take_over(covered).await?;

@@ -13,7 +13,7 @@ use tracing::{error, warn};
 use super::heal_record::now_ms;
 use super::low_watermark::Watermark;
 use crate::cache::{
-    Cache, Checkpoints, CommandError, HealFrom, LostEvents, LowWatermark, OwedHeal,
+    Acknowledged, Cache, Checkpoints, CommandError, HealFrom, LostEvents, LowWatermark, OwedHeal,
 };
 use crate::config::Config;
 use crate::ops::heal::window;
@@ -120,13 +120,19 @@ impl OwedHeals {
         });
     }
 
-    /// Saves in Redis that events may be lost, also after Redis went back.
+    /// Saves in Redis that events may be lost, also after Redis went back. Forgets a span that an
+    /// operator has acknowledged.
     pub(super) async fn note_lost(
         &self,
         cache: &Cache,
         marks: &Checkpoints,
     ) -> Result<(), CommandError> {
-        match self.change(|state| state.lost) {
+        let acknowledged_ms = marks.acknowledged_ms(Acknowledged::LostEvents);
+        let lost = self.change(|state| {
+            state.lost = state.lost.filter(|lost| acknowledged_ms < Some(lost.noticed_ms));
+            state.lost
+        });
+        match lost {
             Some(lost) => cache.note_lost(marks, lost).await,
             None => Ok(()),
         }
