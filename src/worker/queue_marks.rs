@@ -88,8 +88,9 @@ impl QueueMarks {
 }
 
 /// Looks at all marks. Returns nothing if a server does not answer: the next look finds the same.
+/// Without healing there are no checkpoints, and so no marks.
 pub(super) async fn look(heals: Heals<'_>, session: &Session) -> Option<Look> {
-    if !heals.gate.is_open() {
+    if !heals.config.heals() || !heals.gate.is_open() {
         return None;
     }
     // Whatever is deleted after this is unapplied as of this moment, or arrives later.
