@@ -230,7 +230,7 @@ impl SessionEnded {
     }
 
     /// Returns the end of a session whose queue was deleted, or may have been.
-    pub(super) fn by_deletion(cause: impl Into<Cause>) -> Self {
+    pub fn by_deletion(cause: impl Into<Cause>) -> Self {
         Self { queue_gone: true, ..Self::new(cause) }
     }
 

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 
 use super::deletion::{DeletionSeen, Depth};
 use super::failure::{BrokerError, TopologyProblem};
-use super::history_mark;
 use super::link::{EndSignal, Link, no_answer};
 use super::names::Names;
+use super::queue_mark;
 use super::topology::{self, Declared, Ensured};
 use crate::causes::Explain;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
@@ -104,7 +104,7 @@ impl HistoryObject {
 
     /// Returns whether the mark exists; `None` if the broker does not show it.
     pub(super) async fn mark_exists(&self) -> Result<Option<bool>, BrokerError> {
-        self.ask_mark(async |link| history_mark::exists(link, &self.names.history).await).await
+        self.ask_mark(async |link| queue_mark::exists(link, &self.names.history).await).await
     }
 
     /// Binds the mark to the history again. Returns whether it is bound, as far as this worker may
@@ -113,7 +113,7 @@ impl HistoryObject {
         if self.config.declare == DeclarePolicy::None {
             return Ok(true);
         }
-        self.ask_mark(async |link| history_mark::bind(link, &self.names.history).await).await
+        self.ask_mark(async |link| queue_mark::bind(link, &self.names.history).await).await
     }
 
     /// Declares and binds the mark. Returns false if this worker declares nothing, or the broker
@@ -122,7 +122,7 @@ impl HistoryObject {
         if self.config.declare == DeclarePolicy::None {
             return Ok(false);
         }
-        self.ask_mark(async |link| history_mark::create(link, &self.names.history).await).await
+        self.ask_mark(async |link| queue_mark::create(link, &self.names.history).await).await
     }
 
     async fn ask_mark<T>(

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::convert::short;
 use super::failure::BrokerError;
-use super::history_mark;
 use super::link::{ANSWER_TIMEOUT, EndSignal, Link, answered, no_answer};
 use super::names::Names;
+use super::queue_mark;
 use super::refusal::{AmqpError, Refusal};
 use crate::config::AmqpConfig;
 
@@ -132,7 +132,7 @@ impl Inspector {
     /// # Errors
     /// When the connection is over.
     pub async fn history_mark_exists(&self) -> Result<Option<bool>, BrokerError> {
-        history_mark::exists(&self.link, &self.names.history).await
+        queue_mark::exists(&self.link, &self.names.history).await
     }
 
     /// Closes the connection cleanly.

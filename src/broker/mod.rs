@@ -7,7 +7,7 @@
 //! In reading order:
 //! - Connection: `session`, `link`, `greeting`, `nesting`, `short_text`, `throttle`, `failure`,
 //!   `refusal`, `reply_text`.
-//! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `history_object`, `history_mark`,
+//! - Objects: `names`, `queue_specs`, `topology`, `deletion`, `queue_mark`, `history_object`,
 //!   `permitted`.
 //! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
 //!   `owned`.
@@ -25,7 +25,6 @@ mod deletion;
 mod failure;
 mod greeting;
 mod history;
-mod history_mark;
 mod history_object;
 mod inspect;
 mod lane;
@@ -38,6 +37,7 @@ mod owned;
 mod permitted;
 mod prefetch;
 mod publisher;
+mod queue_mark;
 mod queue_specs;
 mod recent_acks;
 mod refusal;

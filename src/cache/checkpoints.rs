@@ -27,11 +27,14 @@
 //! - `rules`: the registries by whose rules a heal was done
 //! - `owed`: heals that could not be done in time
 //! - `lost`: events that may be lost
+//! - `acknowledged`: findings that an operator has acknowledged
 //! - `steps`: the retry steps that workers use
+//! - `queue_marks`: the marks of the queues that workers have made
 //! - `brokers`, `census`: whose history the checkpoints refer to, and counts of the broker
 //!
 //! Reading and replaying the history is not done here: see [`ops::heal`](crate::ops::heal).
 
+mod acknowledged;
 mod brokers;
 mod calls;
 mod census;
@@ -43,6 +46,7 @@ mod own;
 mod place;
 mod progress;
 mod progress_calls;
+mod queue_marks;
 mod record;
 mod refused;
 mod rules;
@@ -55,6 +59,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value};
 
+pub use acknowledged::Acknowledged;
 pub use census::LastCount;
 pub use lost::LostEvents;
 pub use owed::{OwedHeal, OwedHeals};

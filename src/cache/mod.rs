@@ -59,9 +59,9 @@ mod workers;
 pub use applied::{Applied, KeyHits};
 pub use aside::Asides;
 pub use checkpoints::{
-    Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom, HealProgress,
-    HealRecord, HealTurn, LastCount, LostEvents, LowWatermark, Owed, OwedHeal, OwedHeals,
-    RefusedEffects, Tick, Unhealed,
+    Acknowledged, Checkpoints, DeadlyRange, Doubt, Entered, FieldChange, HealDetails, HealFrom,
+    HealProgress, HealRecord, HealTurn, LastCount, LostEvents, LowWatermark, Owed, OwedHeal,
+    OwedHeals, RefusedEffects, Tick, Unhealed,
 };
 pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;

@@ -3,7 +3,8 @@
 //! This file parses the arguments and runs one command. Each command has its own file or folder:
 //! - `run`: the worker.
 //! - `check`, `plan`: rule files and events, without any server.
-//! - `publish`, `dlq`, `replay`, `tags`, `status`: one-shot commands on running servers.
+//! - `publish`, `dlq`, `replay`, `tags`, `status`, `acknowledge`: one-shot commands on running
+//!   servers.
 //! - `completions`: shell completions.
 //!
 //! Shared by commands: `configure` (settings and logging), `exit` (exit codes and errors), `reach`
@@ -12,6 +13,7 @@
 //! Absent on purpose: the work of the commands, which is in `ops`, `registry` and `worker`.
 //! Settings come from the environment, see `config`.
 
+mod acknowledge;
 mod check;
 mod completions;
 mod configure;
@@ -59,6 +61,7 @@ pub enum CliCommand {
     Publish(publish::PublishArgs),
     Dlq(dlq::DlqArgs),
     Status(status::StatusArgs),
+    Acknowledge(acknowledge::AcknowledgeArgs),
     Tags(tags::TagsArgs),
     Replay(replay::ReplayArgs),
     Completions(completions::CompletionsArgs),
@@ -104,6 +107,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
         CliCommand::Publish(args) => publish::run(&args),
         CliCommand::Dlq(args) => dlq::run(&args),
         CliCommand::Status(args) => status::run(&args),
+        CliCommand::Acknowledge(args) => acknowledge::run(&args),
         CliCommand::Tags(args) => tags::run(&args),
         CliCommand::Replay(args) => replay::run(&args),
         CliCommand::Completions(args) => completions::run(&args, &mut Cli::command()),

@@ -1,15 +1,14 @@
 //! Checks the broker's objects during a session, and declares and binds the missing ones.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
 use super::heal_state::{HealState, Heals};
-use super::history_mark;
-use crate::broker::{DeletionSeen, Mended, Session, Signer};
+use super::{history_mark, queue_marks};
+use crate::broker::{DeletionSeen, Mended, Session, SessionEnded, Signer};
 use crate::cache::{Cache, CommandError};
 use crate::causes::Explain;
 use crate::http::Readiness;
@@ -49,8 +48,9 @@ pub(super) fn began(state: &HealState, session: &Session, is_first: bool) {
     session.deletion_seen().objects_exist();
 }
 
-/// Checks the objects again and again; never returns.
-pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> Infallible {
+/// Checks the objects again and again. Returns when a queue with consumers was replaced: the next
+/// session owes a heal and consumes from the new queue.
+pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -> SessionEnded {
     let Heals { cache, gate, readiness, state, .. } = heals;
     let mut logged = BTreeSet::new();
     let mut saw_mark = false;
@@ -62,12 +62,22 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
         )
         .await;
         let mended = session.mend().await;
+        let look = queue_marks::look(heals, session).await;
+        if look.as_ref().is_some_and(|look| look.lane_is_replaced(session)) {
+            return SessionEnded::by_deletion(
+                "a queue was deleted and declared again: its consumers are lost",
+            );
+        }
         // Until Redis can be used, the deletion stays noted, since the start of the heal is unknown
         // before.
-        if gate.is_open() && session.deletion_seen().take() {
+        let any_replaced = look.as_ref().is_some_and(queue_marks::Look::any_replaced);
+        if gate.is_open() && (session.deletion_seen().take() || any_replaced) {
             state.owed.owe_from_low(
                 "a queue or the exchange was deleted while workers ran: events may have gone to the history alone",
             );
+        }
+        if !any_replaced || tokio::time::timeout(INTERVAL, state.owed.saved()).await.is_ok() {
+            queue_marks::keep(heals, session, look).await;
         }
         note_new_history(state, session.deletion_seen());
         match mended {

@@ -13,6 +13,7 @@ use super::history_start::HistoryStart;
 use super::live::CurrentRegistry;
 use super::low_watermark::Watermark;
 use super::owed_heals::OwedHeals;
+use super::queue_marks::QueueMarks;
 use crate::cache::{Cache, Checkpoints};
 use crate::config::Config;
 use crate::http::Readiness;
@@ -25,6 +26,7 @@ pub(super) struct HealState {
     pub(super) history_start: HistoryStart,
     pub(super) broker_identity: BrokerIdentity,
     pub(super) owed: OwedHeals,
+    pub(super) queue_marks: QueueMarks,
     /// True if no queues existed before the first session. `None` until that session has begun.
     pub(super) first_ever: watch::Sender<Option<bool>>,
     /// Why the broker does not serve the history.
@@ -52,6 +54,7 @@ impl HealState {
             owed: OwedHeals::new(config, watermark.clone()),
             watermark,
             history_start: HistoryStart::default(),
+            queue_marks: QueueMarks::default(),
             broker_identity: BrokerIdentity::default(),
             first_ever: watch::Sender::new(None),
             history_fault: ArcSwapOption::empty(),

@@ -2,7 +2,7 @@
 //! the stream holds nothing of that time. Each worker remembers it, and saves it in Redis for the
 //! others.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -14,20 +14,54 @@ use crate::config::{AmqpConfig, Config};
 use crate::ops::heal::{Healed, NotHealed, window};
 
 /// The time of the history's declaration, as far as this worker knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HistoryStart {
-    /// Milliseconds since the Unix epoch. 0: no worker has seen the history missing.
+    /// Milliseconds since the Unix epoch, by Redis' clock, which all workers share. 0: no worker
+    /// has seen the history missing.
     born_ms: AtomicU64,
+    /// By how much Redis' clock is ahead of this machine's, in milliseconds. [`NO_CLOCK`]: unknown.
+    redis_ahead_ms: AtomicI64,
     /// True if the last look found no history.
     is_missing: AtomicBool,
     /// The broker at which the history has its mark, as far as this worker knows.
     mark: Mutex<Option<String>>,
 }
 
+/// Redis has not shown its clock yet.
+const NO_CLOCK: i64 = i64::MIN;
+
+impl Default for HistoryStart {
+    fn default() -> Self {
+        Self {
+            born_ms: AtomicU64::default(),
+            redis_ahead_ms: AtomicI64::new(NO_CLOCK),
+            is_missing: AtomicBool::default(),
+            mark: Mutex::default(),
+        }
+    }
+}
+
 impl HistoryStart {
     /// Notes that the history was declared anew just now.
     pub(super) fn is_now(&self) {
-        self.learn(now_ms());
+        self.learn(now_ms().saturating_add_signed(self.redis_ahead_ms()));
+    }
+
+    /// Notes Redis' clock. A time that this machine's clock gave before is replaced by a later one.
+    fn redis_clock(&self, redis_ms: u64) {
+        let ahead_ms =
+            i64::try_from(redis_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(now_ms());
+        let before = self.redis_ahead_ms.swap(ahead_ms, Ordering::Relaxed);
+        if before == NO_CLOCK && self.born_ms.load(Ordering::Relaxed) > 0 {
+            self.learn(redis_ms);
+        }
+    }
+
+    fn redis_ahead_ms(&self) -> i64 {
+        match self.redis_ahead_ms.load(Ordering::Relaxed) {
+            NO_CLOCK => 0,
+            ahead_ms => ahead_ms,
+        }
     }
 
     /// Notes whether the history was missing just now. A history that exists later holds nothing
@@ -77,9 +111,12 @@ impl HistoryStart {
         self.born_ms.fetch_max(born_ms, Ordering::Relaxed);
     }
 
+    /// Returns whether the history began after that place. The place's time may be by this
+    /// machine's clock, or by that of a worker whose clock agrees with Redis'.
     fn is_after(&self, from: HealFrom) -> bool {
         let born_ms = i64::try_from(self.born_ms.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-        born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < born_ms)
+        let latest_ms = born_ms.max(born_ms.saturating_sub(self.redis_ahead_ms()));
+        born_ms > 0 && from.time.is_some_and(|time| time.as_millisecond() < latest_ms)
     }
 
     /// Returns the span from which events may be lost, if a heal from that place was cut.
@@ -99,6 +136,7 @@ impl HistoryStart {
         marks: &Checkpoints,
     ) -> Result<(), CommandError> {
         let held = marks.history_born_ms();
+        self.redis_clock(marks.now_ms);
         self.learn(held);
         let born_ms = self.born_ms.load(Ordering::Relaxed);
         if held < born_ms {
@@ -188,5 +226,33 @@ mod tests {
             !birth.is_after(HealFrom { offset: Some(5), time: None }),
             "an offset of this stream"
         );
+    }
+
+    #[test]
+    fn a_worker_three_hours_apart_notes_the_time_that_others_compare_with() {
+        const HOURS: i64 = 3 * 3_600_000;
+        for ahead_ms in [-HOURS, 0, HOURS] {
+            // This worker's clock is late, right, or ahead.
+            let redis_ms = || now_ms().saturating_add_signed(-ahead_ms);
+            for knows_clock in [true, false] {
+                let birth = HistoryStart::default();
+                if knows_clock {
+                    birth.redis_clock(redis_ms());
+                    birth.is_now();
+                } else {
+                    birth.is_now();
+                    birth.redis_clock(redis_ms());
+                }
+                let born_ms = birth.born_ms.load(Ordering::Relaxed);
+                assert!(born_ms + 1_000 >= redis_ms(), "{ahead_ms}: others take it for older");
+                // What was unapplied a minute ago, by this clock and by Redis'.
+                for clock_ms in [now_ms(), redis_ms()] {
+                    let minute_ago = i64::try_from(clock_ms).unwrap() - 60_000;
+                    let time = Timestamp::from_millisecond(minute_ago).ok();
+                    let from = HealFrom { offset: None, time };
+                    assert!(birth.is_after(from), "{ahead_ms}: it is older than the history");
+                }
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@
 //!   opens, `heal_beside` beside live workers. `owed_heals`, `heal_record` and `heal_state` hold
 //!   what both use. `resolution_digest` identifies the rules and settings of a heal.
 //! - `samples`: where the history ends. `history_start`: since when it holds events.
-//!   `history_mark`: whether it was deleted and declared anew.
+//!   `history_mark`: whether it was deleted and declared anew. `queue_marks`: the same of queues.
 //! - `census`: events lost while no worker ran. `broker_identity`: workers of another broker.
 //! - `broker_objects`: declares missing queues and bindings.
 //!
@@ -61,6 +61,7 @@ mod owed_heals;
 mod pipeline;
 mod prefetch_ramp;
 mod probe;
+mod queue_marks;
 mod reload;
 mod report;
 mod republish;

@@ -12,7 +12,9 @@ use tracing::{error, warn};
 
 use super::heal_record::now_ms;
 use super::low_watermark::Watermark;
-use crate::cache::{Cache, Checkpoints, CommandError, HealFrom, LostEvents, OwedHeal};
+use crate::cache::{
+    Acknowledged, Cache, Checkpoints, CommandError, HealFrom, LostEvents, LowWatermark, OwedHeal,
+};
 use crate::config::Config;
 use crate::ops::heal::window;
 
@@ -43,6 +45,8 @@ pub(super) struct State {
     /// The connection of a heal that has begun and has not ended.
     pub(super) healing: Option<Arc<Cache>>,
     pub(super) tried_at: Option<Instant>,
+    /// The low watermark of the last look that found no queue replaced.
+    pub(super) low_at_look: Option<LowWatermark>,
     /// Span from which events may be lost.
     pub(super) lost: Option<LostEvents>,
     /// The last logged cause.
@@ -66,11 +70,18 @@ impl OwedHeals {
     /// Owes a heal from the low watermark on, since events may be in the history alone. Callers
     /// must wait until Redis can be used. Only then is the low watermark of stopped workers known.
     pub(super) fn owe_from_low(&self, cause: &str) {
-        let watermark = self.watermark.now();
+        // The watermark passes a queue that looks empty, also if somebody has just replaced it.
+        let now = self.watermark.now();
+        let watermark = self.change(|state| state.low_at_look).map_or(now, |low| low.lower(now));
         self.owe_from(
             if watermark.time_ms == 0 { HealFrom::default() } else { HealFrom::low(watermark) },
             cause,
         );
+    }
+
+    /// Notes the low watermark from before a look that found no queue replaced.
+    pub(super) fn looked(&self, low: LowWatermark) {
+        self.change(|state| state.low_at_look = Some(low));
     }
 
     /// Owes a heal as [`owe_from_low`](Self::owe_from_low) does, from that place on.
@@ -109,13 +120,19 @@ impl OwedHeals {
         });
     }
 
-    /// Saves in Redis that events may be lost, also after Redis went back.
+    /// Saves in Redis that events may be lost, also after Redis went back. Forgets a span that an
+    /// operator has acknowledged.
     pub(super) async fn note_lost(
         &self,
         cache: &Cache,
         marks: &Checkpoints,
     ) -> Result<(), CommandError> {
-        match self.change(|state| state.lost) {
+        let acknowledged_ms = marks.acknowledged_ms(Acknowledged::LostEvents);
+        let lost = self.change(|state| {
+            state.lost = state.lost.filter(|lost| acknowledged_ms < Some(lost.noticed_ms));
+            state.lost
+        });
+        match lost {
             Some(lost) => cache.note_lost(marks, lost).await,
             None => Ok(()),
         }

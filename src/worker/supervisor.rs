@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::lane_end::LaneEnd;
 use super::republish::Publisher;
 use super::shared::Shared;
-use super::{both_lanes, broker_objects, census, heal_record, session_tasks};
+use super::{both_lanes, broker_objects, census, heal_record, queue_marks, session_tasks};
 use crate::backoff::Backoff;
 use crate::broker::{
     BrokerError, DeletionSeen, LaneName, RECONNECT_PAUSES, Session, SessionEnded, Start,
@@ -262,7 +262,7 @@ impl<'s> Supervisor<'s> {
             ended = session_tasks::bind(&shared.registry, session) => Err(ended),
             never = session_tasks::log_alarms(&shared.metrics, alarms) => match never {},
             never = session_tasks::look(&shared.heal_state, &shared.waiting, session.looker()) => match never {},
-            never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
+            ended = broker_objects::keep(shared.heals(), &shared.signer, session) => Err(ended),
         };
         for lane in [&mut main, &mut slow] {
             // Deliveries that arrived before the end are still in the buffer.
@@ -304,21 +304,28 @@ async fn redis_awaited(
     let mut watch = session.watch();
     tokio::select! {
         biased;
-        usable = stop.run_until_cancelled(redis_usable(shared, saw_deletion)) => Ok(usable.is_some()),
+        usable = stop.run_until_cancelled(redis_usable(shared, session, saw_deletion)) => Ok(usable.is_some()),
         ended = watch.ended() => Err(ended),
         ended = session_tasks::bind(&shared.registry, session) => Err(ended),
         ended = session_tasks::missing(session.looker()) => Err(ended),
-        never = broker_objects::keep(shared.heals(), &shared.signer, session) => match never {},
+        ended = broker_objects::keep(shared.heals(), &shared.signer, session) => Err(ended),
     }
 }
 
 /// Waits until Redis takes writes and the signing secret is known. Without the secret, a
 /// republished message would count as a first attempt.
-async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
+async fn redis_usable(shared: &Shared, session: &Session, saw_deletion: &mut bool) {
     loop {
         shared.gate.open().await;
         match broker_objects::learn_secret(&shared.cache, &shared.signer).await {
-            Ok(()) => return shared.heal_state.owed.owe_what_was_deleted(saw_deletion).await,
+            Ok(()) => {
+                let heals = shared.heals();
+                heals.state.queue_marks.session_begins();
+                let look = queue_marks::look(heals, session).await;
+                *saw_deletion |= look.as_ref().is_some_and(queue_marks::Look::any_replaced);
+                heals.state.owed.owe_what_was_deleted(saw_deletion).await;
+                return queue_marks::keep(heals, session, look).await;
+            }
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
             Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
                 warn!(cause = %chain(&cause), "the signing secret cannot be had from Redis: nothing is consumed");

@@ -1,6 +1,7 @@
 //! The cache against real Redis: the six verbs, the batch law, tags, leases, refusals and outages.
 
 mod big_tags;
+mod clock_ahead;
 mod conformance;
 mod outages;
 mod refusals;

@@ -6,9 +6,11 @@ use std::sync::PoisonError;
 use super::super::deletion::Depth;
 use super::super::failure::BrokerError;
 use super::super::history_object::in_words;
-use super::super::topology;
+use super::super::names::Names;
+use super::super::{queue_mark, topology};
 use super::Session;
 use crate::causes::Explain;
+use crate::config::DeclarePolicy;
 
 /// Findings and actions of [`Session::mend`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,6 +112,41 @@ impl Session {
             Some(history) => history.create_mark().await,
             None => Ok(false),
         }
+    }
+
+    /// Returns the queues that have a mark: those that hold events which no consumer may miss.
+    ///
+    /// A mark has the name of its queue, which the exchange of the events may have too.
+    pub fn marked_queues(&self) -> impl Iterator<Item = &str> {
+        let Names { main, slow, retry, .. } = &self.names;
+        let retry = retry.iter().map(|(_, name)| name);
+        [main, slow]
+            .into_iter()
+            .chain(retry)
+            .map(String::as_str)
+            .filter(|queue| *queue != self.config.exchange)
+    }
+
+    /// Returns whether the mark of a queue exists, which the broker deletes with the queue.
+    ///
+    /// `None`: the broker does not show it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn queue_mark_exists(&self, queue: &str) -> Result<Option<bool>, BrokerError> {
+        queue_mark::exists(&self.consume, queue).await
+    }
+
+    /// Makes the mark of a queue, or binds it again. Returns false if this worker declares nothing,
+    /// or the broker refuses.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unreachable`]
+    pub async fn make_queue_mark(&self, queue: &str) -> Result<bool, BrokerError> {
+        if self.config.declare == DeclarePolicy::None {
+            return Ok(false);
+        }
+        queue_mark::create(&self.consume, queue).await
     }
 
     /// Binds the additional routing keys of a changed registry. Removes no binding.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Cache;
 use super::super::failure::CommandError;
-use super::{Checkpoints, FieldChange, millis};
+use super::{Acknowledged, Checkpoints, FieldChange, millis};
 
 /// Field of the span of lost events.
 const LOST: &str = "lost";
@@ -52,9 +52,15 @@ impl Checkpoints {
             .reduce(LostEvents::and)
     }
 
+    /// Returns that span unless an operator has acknowledged it.
+    pub fn unacknowledged_lost(&self) -> Option<LostEvents> {
+        let acknowledged_ms = self.acknowledged_ms(Acknowledged::LostEvents);
+        self.lost().filter(|lost| acknowledged_ms < Some(lost.noticed_ms))
+    }
+
     /// Returns the change that adds a span from which events may be lost.
     pub fn note_lost(&self, lost: LostEvents) -> FieldChange {
-        self.lost().map_or(lost, |before| before.and(lost)).change()
+        self.unacknowledged_lost().map_or(lost, |before| before.and(lost)).change()
     }
 }
 
@@ -68,8 +74,9 @@ impl Cache {
         marks: &Checkpoints,
         lost: LostEvents,
     ) -> Result<(), CommandError> {
-        let both = marks.lost().map_or(lost, |before| before.and(lost));
-        if marks.lost() == Some(both) {
+        let held = marks.unacknowledged_lost();
+        let both = held.map_or(lost, |before| before.and(lost));
+        if held == Some(both) {
             return Ok(());
         }
         let FieldChange { field, text, .. } = both.change();
@@ -102,5 +109,19 @@ mod tests {
         assert_eq!(marks(9 + day_ms, lost(5, 7, 9)).lost(), Some(lost(5, 7, 9)));
         assert_eq!(marks(10 + day_ms, lost(5, 7, 9)).lost(), None);
         assert_eq!(marks(10, lost(5, 7, 9)).note_lost(lost(6, 8, 10)), lost(5, 8, 10).change());
+    }
+
+    #[test]
+    fn a_later_loss_does_not_include_what_was_acknowledged() {
+        let lost = |from_ms, until_ms, noticed_ms| LostEvents { from_ms, until_ms, noticed_ms };
+        let marks = |acknowledged_ms: u64| {
+            let held = lost(5, 7, 9).change().text.unwrap();
+            let acknowledged = ("acknowledged:lost".to_owned(), acknowledged_ms.to_string());
+            Checkpoints::of(10, String::new(), vec![(LOST.to_owned(), held), acknowledged])
+        };
+        assert_eq!(marks(8).unacknowledged_lost(), Some(lost(5, 7, 9)), "an earlier one");
+        assert_eq!(marks(9).unacknowledged_lost(), None);
+        assert_eq!(marks(9).lost(), Some(lost(5, 7, 9)));
+        assert_eq!(marks(9).note_lost(lost(6, 8, 10)), lost(6, 8, 10).change());
     }
 }

@@ -3,11 +3,11 @@
 -- Beside it, `offset:<field>` holds the low watermark as an offset of the history. Fields without a
 -- count have the same form: `<command>:<id>`, `stopped:<id>` of a worker that has ended, and
 -- `survived:<id>` of one that its heal did not kill.
--- Other fields: `broker`, and `broker:<id>` for that of a worker, `census`, `ended:<id>` of a
--- worker that has stopped consuming, `history_born`, `retry_step:<delay>` for when workers last
--- used that step, `server` (see below), `wanted` and `why`, `lock`, `progress`, `heal`,
--- `heal:details`, `heal:ahead` (see below), `healed:<ms>:<id>` for the rules of a heal, and those
--- of heals beside live workers.
+-- Other fields: `acknowledged:<finding>`, `broker`, and `broker:<id>` for that of a worker,
+-- `census`, `ended:<id>` of a worker that has stopped consuming, `history_born`, `history_mark`,
+-- `lost`, `queue_mark:<queue>`, `retry_step:<delay>` for when workers last used that step, `server`
+-- (see below), `wanted` and `why`, `lock`, `progress`, `heal`, `heal:details`, `heal:ahead` (see
+-- below), `healed:<ms>:<id>` for the rules of a heal, and those of heals beside live workers.
 local NO_BOUND = '9007199254740991'
 
 local function clock()

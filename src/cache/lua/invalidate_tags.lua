@@ -10,17 +10,7 @@
 -- A tag with more members than the remaining maximum is not begun. The slow lane deletes the
 -- members of a tag with too many bytes, and the tags after it are not begun.
 local call, pcall, byte, find = redis.call, redis.pcall, string.byte, string.find
-local n = pcall('INCR', KEYS[1])
-if type(n) ~= 'number' and not is_of_value(n.err) then
-  return n
-end
-if type(n) ~= 'number' or n < FIRST_NUMBER or n >= LAST_NUMBER then
-  -- The sequence is new, was lost, or another program wrote it. It must not be lower than leases:
-  -- it continues from the clock.
-  n = clock_micros()
-  set_number(KEYS[1], n)
-end
-n = string.format('%.0f', n)
+local n = draw_numbers(KEYS[1], 1)
 
 local kept, most, enough = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most_bytes, enough_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])

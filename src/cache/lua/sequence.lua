@@ -1,7 +1,6 @@
--- The sequence gives numbers that only rise. They keep up with the clock in microseconds, so a
--- promoted replica that lacks the last steps issues none twice. A number below this one (the year
--- 2001) came from another program.
-local FIRST_NUMBER = 1000000000000000
+-- The sequence gives numbers that only rise. They keep up with the clock in microseconds: a
+-- promoted replica that lacks the last steps issues none twice, nor does a server whose sequence
+-- was lost, or set back by another program.
 
 local function clock_micros()
   local time = redis.call('TIME')
@@ -19,7 +18,10 @@ local function set_number(key, number)
   redis.call('SET', key, string.format('%.0f', number))
 end
 
--- Returns whether an error of INCR is about the key's value.
-local function is_of_value(err)
-  return string.find(err, 'WRONGTYPE', 1, true) or string.find(err, 'not an integer', 1, true) or string.find(err, 'overflow', 1, true)
+-- Draws consecutive numbers, and returns the first as text. All are above any previous one, and
+-- above the clock.
+local function draw_numbers(key, count)
+  local first = math.max(current_number(key) or 0, clock_micros()) + 1
+  set_number(key, first + count - 1)
+  return string.format('%.0f', first)
 end

@@ -160,6 +160,8 @@ pub struct HealFacts {
     pub digests: Vec<String>,
     /// Offsets of skipped events, at which heals died, or which could not be resolved in time.
     pub passed_over: Vec<u64>,
+    /// True if an operator has acknowledged that it is not complete.
+    pub acknowledged: bool,
 }
 
 /// The progress of a heal.
@@ -197,6 +199,8 @@ pub struct LostFacts {
     /// All events after it are in a queue or in the history.
     #[serde(serialize_with = "as_text")]
     pub until: Option<Timestamp>,
+    /// True if an operator has acknowledged it.
+    pub acknowledged: bool,
 }
 
 /// The report of a worker.

@@ -129,6 +129,22 @@ impl Findings {
         self.problems.push(Finding { code, what: what.into(), advice: advice.into() });
     }
 
+    /// Adds a problem, or a note if an operator has acknowledged it.
+    pub(super) fn acknowledgeable(
+        &mut self,
+        code: FindingCode,
+        is_acknowledged: bool,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        if is_acknowledged {
+            return self.note(code, what, "an operator has acknowledged it: nothing is left to do");
+        }
+        let advice = advice.into();
+        let end = format!("then run `unstale acknowledge {}` (shown for 24 hours)", code.as_text());
+        self.problem(code, what, format!("{advice}; {end}"));
+    }
+
     pub(super) fn note(
         &mut self,
         code: FindingCode,

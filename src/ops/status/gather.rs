@@ -14,7 +14,7 @@ use super::facts::{
 use crate::broker::{
     AmqpError, BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer,
 };
-use crate::cache::{Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
+use crate::cache::{Acknowledged, Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
 use crate::causes::{Explain, chain};
 use crate::config::{Config, RedisMode};
 use crate::ops::dead_letters::Letter;
@@ -106,6 +106,7 @@ async fn ask_redis(
         complete: heal.complete,
         digests: marks.healed_by(),
         passed_over: heal.details.passed_over,
+        acknowledged: marks.acknowledged_ms(Acknowledged::Heal) >= Some(heal.began_ms),
     });
     let owed_heal = marks.owed().all.map(|owed| OwedFacts {
         since: time(owed.since_ms),
@@ -132,9 +133,11 @@ async fn ask_redis(
         healing: marks.is_wanted(),
         heal_progress,
         owed_heal,
-        lost_events: marks
-            .lost()
-            .map(|lost| LostFacts { from: time(lost.from_ms), until: time(lost.until_ms) }),
+        lost_events: marks.lost().map(|lost| LostFacts {
+            from: time(lost.from_ms),
+            until: time(lost.until_ms),
+            acknowledged: marks.unacknowledged_lost().is_none(),
+        }),
         last_heal,
         workers,
     };

@@ -101,14 +101,15 @@ fn judge_redis(redis: &RedisFacts, now: Timestamp, findings: &mut Findings) {
         let text = |time: Option<Timestamp>| {
             time.map_or_else(|| "an unknown time".to_owned(), |time| format!("{time:.0}"))
         };
-        findings.problem(
+        findings.acknowledgeable(
             FindingCode::HistoryEventsLost,
+            lost.acknowledged,
             format!(
                 "events between {} and {} may be lost: neither a queue nor the history holds them, because both were deleted or replaced",
                 text(lost.from),
                 text(lost.until)
             ),
-            format!("publish the events of that time again; {STALE_UNTIL_TTL} (shown for 24 hours)"),
+            format!("publish the events of that time again; {STALE_UNTIL_TTL}"),
         );
     }
     if let Some(heal) = &redis.last_heal {
@@ -136,7 +137,7 @@ fn heal_progress(redis: &RedisFacts) -> String {
 
 fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut Findings) {
     let (workers, is_owed) = (&redis.workers, redis.owed_heal.is_some());
-    let may_have_lost_events = redis.lost_events.is_some();
+    let may_have_lost_events = redis.lost_events.as_ref().is_some_and(|lost| !lost.acknowledged);
     let others: Vec<&str> = workers
         .iter()
         .filter(|worker| {
@@ -157,8 +158,9 @@ fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut F
     let ago = span(age_s);
     if !heal.passed_over.is_empty() {
         let offsets = heal.passed_over.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        findings.problem(
+        findings.acknowledgeable(
             FindingCode::HealSkippedEvents,
+            heal.acknowledged,
             format!(
                 "a heal {ago} ago skipped events of the history, because heals died at them or could not resolve them in time: \
                  offsets {offsets}"
@@ -166,10 +168,11 @@ fn judge_heal(heal: &HealFacts, age_s: f64, redis: &RedisFacts, findings: &mut F
             format!("apply them with `unstale replay --since offset:N --until offset:M`; {STALE_UNTIL_TTL}"),
         );
     } else if !heal.complete && !is_owed {
-        findings.problem(
+        findings.acknowledgeable(
             FindingCode::HealIncomplete,
+            heal.acknowledged,
             format!("Redis lost writes {ago} ago, and the history did not hold all events that had to be applied again"),
-            format!("{STALE_UNTIL_TTL} (shown for 24 hours)"),
+            STALE_UNTIL_TTL,
         );
     } else if heal.complete {
         let advice = if may_have_lost_events {

@@ -88,6 +88,7 @@ pub(crate) fn troubled() -> Status {
         complete: false,
         digests: vec![],
         passed_over: vec![],
+        acknowledged: false,
     };
     redis(&mut status).last_heal = Some(heal);
     let workers = &mut redis(&mut status).workers;
@@ -153,8 +154,11 @@ fn missing_queues_are_one_problem() {
 fn lost_events_are_a_problem_and_a_complete_heal_does_not_hide_them() {
     let mut status = healthy();
     let time = |text: &str| Some(text.parse().unwrap());
-    redis(&mut status).lost_events =
-        Some(LostFacts { from: time("2026-11-25T01:00:00Z"), until: time("2026-11-25T02:00:00Z") });
+    redis(&mut status).lost_events = Some(LostFacts {
+        from: time("2026-11-25T01:00:00Z"),
+        until: time("2026-11-25T02:00:00Z"),
+        acknowledged: false,
+    });
     redis(&mut status).last_heal = Some(HealFacts {
         time: time("2026-11-25T02:58:00Z"),
         from: None,
@@ -162,11 +166,37 @@ fn lost_events_are_a_problem_and_a_complete_heal_does_not_hide_them() {
         complete: true,
         digests: vec![],
         passed_over: vec![],
+        acknowledged: false,
     });
     let findings = judge(&status);
     assert_eq!(findings.problems[0].code, FindingCode::HistoryEventsLost);
     assert!(findings.problems[0].what.contains("between 2026-11-25T01:00:00Z and"));
     assert!(findings.notes[0].advice.starts_with("see the problem `history.events-lost`"));
+}
+
+#[test]
+fn findings_that_an_operator_has_acknowledged_are_notes() {
+    let mut status = healthy();
+    let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
+    redis(&mut status).lost_events =
+        Some(LostFacts { from: time, until: time, acknowledged: true });
+    for (passed_over, code) in
+        [(vec![], FindingCode::HealIncomplete), (vec![5], FindingCode::HealSkippedEvents)]
+    {
+        redis(&mut status).last_heal = Some(HealFacts {
+            time,
+            from: None,
+            count: 1,
+            complete: false,
+            digests: vec![],
+            passed_over,
+            acknowledged: true,
+        });
+        let findings = judge(&status);
+        assert_eq!(findings.problems, []);
+        let codes: Vec<FindingCode> = findings.notes.iter().map(|note| note.code).collect();
+        assert_eq!(codes, [FindingCode::HistoryEventsLost, code]);
+    }
 }
 
 #[test]
@@ -179,6 +209,7 @@ fn a_heal_is_shown_for_a_day_and_is_a_problem_if_it_was_incomplete() {
         complete: true,
         digests: vec![],
         passed_over: vec![],
+        acknowledged: false,
     };
     redis(&mut status).last_heal = Some(heal.clone());
     let counts = |status: &Status| (judge(status).problems.len(), judge(status).notes.len());
@@ -224,8 +255,15 @@ fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
     let mut status = healthy();
     let time = Some("2026-11-25T02:58:00Z".parse().unwrap());
     let digests = vec![redis(&mut status).workers[0].resolution_digest.clone()];
-    let heal =
-        HealFacts { time, from: None, count: 1, complete: false, digests, passed_over: vec![5, 9] };
+    let heal = HealFacts {
+        time,
+        from: None,
+        count: 1,
+        complete: false,
+        digests,
+        passed_over: vec![5, 9],
+        acknowledged: false,
+    };
     redis(&mut status).last_heal = Some(heal);
     assert_eq!(problems(&status).len(), 1);
     assert!(

@@ -5,7 +5,7 @@
 //! In reading order:
 //! - Tools: `load` publishes and checks events, `wire` reads the deliveries.
 //! - Servers: `brokers`, `caches`, `cluster`, `replicas`, `outage`, `memory`, `order`.
-//! - Objects of the broker: `deleted`, `away`.
+//! - Objects of the broker: `deleted`, `replaced`, `away`.
 //! - Workers: `crashes`, `stops`, `stalls`, `panics`, `checkpoints`, `watermark`.
 //! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `headers`, `forged`,
 //!   `copies`, `closers`.
@@ -32,6 +32,7 @@ mod order;
 mod outage;
 mod panics;
 mod poison;
+mod replaced;
 mod replicas;
 mod stalls;
 mod stops;

@@ -111,6 +111,43 @@ async fn lost_without_a_worker(stage: &Stage) {
     assert_eq!(json(stage, &[]).await.0, 1);
 }
 
+/// The operator has done what `status` asks for, and need not wait for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_events_that_are_acknowledged_are_no_problem_any_more() {
+    let stage = stage().await;
+    let worker = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    let acknowledge = async |code: &str| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unstale"));
+        command
+            .args(["acknowledge", code, "--json"])
+            .env_clear()
+            .envs(stage.broker_settings())
+            .env("UNSTALE_REDIS_URL", stage.redis.url());
+        let output = command.output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(printed["code"], code);
+        (output.status.code(), printed["acknowledged"].as_bool().unwrap())
+    };
+    assert_eq!(acknowledge("history.events-lost").await, (Some(1), false), "nothing is lost");
+    worker.signal("STOP");
+    publish(&stage, SOME).await;
+    delete_both(&stage).await;
+    worker.signal("CONT");
+    wait_reported(&stage, &worker).await;
+    assert_eq!(acknowledge("history.events-lost").await, (Some(0), true));
+    // The worker, which remembers them, does not report them again.
+    wait_until(SOON, "the metric is 0", async || {
+        worker.metrics().await.sum("unstale_events_lost", &[]) == 0.0
+    })
+    .await;
+    let (_, status) = json(&stage, &[]).await;
+    assert!(!status["problems"].to_string().contains("history.events-lost"), "{status:#}");
+    assert!(status["notes"].to_string().contains("history.events-lost"), "{status:#}");
+    assert_eq!(acknowledge("history.events-lost").await, (Some(1), false), "it is done already");
+}
+
 /// Another client declares both anew, as an import of definitions does after the deletion of a
 /// virtual host. The new queue and the new history hold the same events.
 #[tokio::test(flavor = "multi_thread")]

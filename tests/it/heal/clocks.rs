@@ -6,7 +6,7 @@ use unstale::cache::{Entered, HealRecord, HealTurn, Tick};
 use super::marks::{MARKS, bump, delete, probe, worker};
 use super::{USERS, heals, publish, readable, seed, wait_gone, wait_marks};
 use crate::end_to_end::stage::{SOON, Stage};
-use crate::support::{RabbitMq, Redis, clock, rabbitmq};
+use crate::support::{RabbitMq, Redis, clock, rabbitmq, wait_until};
 
 const SOME: u32 = 200;
 
@@ -148,6 +148,39 @@ async fn a_clock_that_is_set_ahead_removes_no_mark() {
     }
     assert!(matches!(other.tick(7).await.unwrap(), Tick::Good(_)), "its mark was removed");
     assert_eq!(worker.read_checkpoints().await.unwrap().lowest_ms(), Some(5), "of the command");
+}
+
+/// A retry message of another schedule may wait for two hours, whatever the clock says. Without
+/// the step, the low watermark would pass it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_ahead_forgets_no_retry_step() {
+    let stage = super::stage().await;
+    let mut worker = stage.worker(&[]).await;
+    wait_marks(&stage, 1).await;
+    let marks = format!("unstale:mark:{}", stage.queue);
+    let now_ms = async || {
+        let now: Vec<u64> =
+            redis::cmd("TIME").query_async(&mut stage.connection().await).await.unwrap();
+        now[0] * 1_000
+    };
+    let used_ms = now_ms().await;
+    let _: () = stage.connection().await.hset(&marks, "retry_step:7200000", used_ms).await.unwrap();
+    wait_until(SOON, "the worker has looked twice since", async || {
+        let marks = super::mark_fields(&stage).await;
+        let (_, mark) = marks.iter().find(|(field, _)| field.len() == 32).unwrap();
+        let at_ms: u64 = mark.split(':').nth(2).unwrap().parse().unwrap();
+        at_ms >= used_ms + 3_000
+    })
+    .await;
+    stage.redis.restore_at(4, &stage.redis.snapshot().await).await;
+    worker.wait_ready().await;
+    wait_until(SOON, "the worker counts the step anew", async || {
+        let noted: Option<u64> =
+            stage.connection().await.hget(&marks, "retry_step:7200000").await.unwrap();
+        noted.is_some_and(|noted| noted >= used_ms + 4 * 3_600_000)
+    })
+    .await;
+    assert!(worker.stderr().contains("the clock of Redis was set"), "{}", worker.stderr());
 }
 
 #[tokio::test]

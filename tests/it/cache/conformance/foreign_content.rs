@@ -18,7 +18,8 @@ super::on_both! {
         a_lease_of_any_content_locks_no_key_for_ever,
         a_fence_of_any_content_stops_no_write_for_ever;
     own:
-        a_sequence_of_any_content_lets_no_stale_value_in;
+        a_sequence_of_any_content_lets_no_stale_value_in,
+        a_sequence_set_back_lets_no_stale_value_in;
 }
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -130,6 +131,29 @@ async fn a_sequence_of_any_content_lets_no_stale_value_in(on: &Deployment) {
         apply(cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
         let granted = grant(cache, &key).await;
         assert_eq!(fill(cache, &key, granted, &tag).await, FillOutcome::Filled, "{content:?}");
+    }
+}
+
+/// An operator sets the sequence back, or restores that key alone. A lease of before is refused its
+/// fill after an invalidation, whose number is above the clock.
+async fn a_sequence_set_back_lets_no_stale_value_in(on: &Deployment) {
+    let (_, cache, mut redis) = on.scene().await;
+    let (cache, redis) = (&cache, &mut redis);
+    let micros_ago = |now: u64, micros: u64| (now - micros).to_string();
+    for (n, micros) in [1_000, 60_000_000, 86_400_000_000, u64::MAX].into_iter().enumerate() {
+        let (tag, key) = (format!("t{n}"), format!("k{n}"));
+        apply(cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+        let granted = grant(cache, &key).await;
+        let back = if micros == u64::MAX {
+            "1000000000000000".to_owned()
+        } else {
+            micros_ago(granted.1, micros)
+        };
+        leave(redis, "unstale:seq", &back).await;
+        apply(cache, &[effect(0, &tag, Action::InvalidateTag)]).await;
+        assert_eq!(fill(cache, &key, granted, &tag).await, FillOutcome::Refused, "{back}");
+        let granted = grant(cache, &key).await;
+        assert_eq!(fill(cache, &key, granted, &tag).await, FillOutcome::Filled, "{back}");
     }
 }
 

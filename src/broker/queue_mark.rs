@@ -1,9 +1,9 @@
-//! The mark of the history: an exchange that the broker deletes together with the stream.
+//! The mark of a queue or stream: an exchange that the broker deletes together with the queue.
 //!
-//! AMQP does not show that a stream was deleted and declared again. But when the broker deletes a
+//! AMQP does not show that a queue was deleted and declared again. But when the broker deletes a
 //! queue, it removes the queue's bindings. When it removes the last binding of an auto-delete
 //! exchange, it deletes the exchange. The mark is such an exchange. It is durable, has the name of
-//! the history, and only the history is bound to it. No client can publish to it.
+//! the queue, and only the queue is bound to it. No client can publish to it.
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
@@ -19,8 +19,8 @@ use super::refusal::Refusal;
 ///
 /// # Errors
 /// When the connection is over.
-pub(super) async fn exists(link: &Link, history: &str) -> Result<Option<bool>, BrokerError> {
-    let Some(name) = short(history) else { return Ok(None) };
+pub(super) async fn exists(link: &Link, queue: &str) -> Result<Option<bool>, BrokerError> {
+    let Some(name) = short(queue) else { return Ok(None) };
     Ok(match declare(link, name, true).await? {
         Ok(()) => Some(true),
         Err(Refusal::Missing(_)) => Some(false),
@@ -28,22 +28,23 @@ pub(super) async fn exists(link: &Link, history: &str) -> Result<Option<bool>, B
     })
 }
 
-/// Declares the mark and binds it to the history. Returns false if the broker refuses.
+/// Declares the mark and binds it to the queue. Returns false if the broker refuses, or if another
+/// exchange has that name.
 ///
 /// # Errors
 /// When the connection is over.
-pub(super) async fn create(link: &Link, history: &str) -> Result<bool, BrokerError> {
-    let Some(name) = short(history) else { return Ok(false) };
-    Ok(declare(link, name, false).await?.is_ok() && bind(link, history).await?)
+pub(super) async fn create(link: &Link, queue: &str) -> Result<bool, BrokerError> {
+    let Some(name) = short(queue) else { return Ok(false) };
+    Ok(declare(link, name, false).await?.is_ok() && bind(link, queue).await?)
 }
 
-/// Binds the mark to the history again: a worker may have died between declaring and binding it.
-/// Returns false if the mark or the history is missing, or the broker refuses.
+/// Binds the mark to the queue again: a worker may have died between declaring and binding it.
+/// Returns false if the mark or the queue is missing, or the broker refuses.
 ///
 /// # Errors
 /// When the connection is over.
-pub(super) async fn bind(link: &Link, history: &str) -> Result<bool, BrokerError> {
-    let Some(name) = short(history) else { return Ok(false) };
+pub(super) async fn bind(link: &Link, queue: &str) -> Result<bool, BrokerError> {
+    let Some(name) = short(queue) else { return Ok(false) };
     let channel = link.channel().await?;
     let options = QueueBindOptions::default();
     let bound = channel.queue_bind(name.clone(), name, "".into(), options, FieldTable::default());
