@@ -18,6 +18,7 @@ use super::prefetch_ramp::PrefetchRamp;
 use super::republish::Publisher;
 use super::shared::Shared;
 use super::suspected_poison::{self, SuspectedPoison, WoundDown};
+use super::undeliverable::{Passing, Undeliverable};
 use super::yielding::Yielding;
 use super::{broker_objects, census, heal_record, main_lane, slow_lane};
 use crate::backoff::Backoff;
@@ -34,7 +35,7 @@ use crate::telemetry::{Metrics, mentioned_if_slow};
 /// again at once.
 const PROVEN: Duration = Duration::from_secs(30);
 
-/// Time the slow lane waits in a new session after an unreadable message ended the last one. The
+/// Time the slow lane waits in a new session after an undeliverable message ended the last one. The
 /// new session may end the same way, and each end counts against the delivery limit of everything
 /// in flight.
 const CAREFUL: Duration = Duration::from_secs(5);
@@ -58,9 +59,10 @@ pub(super) struct Supervisor<'s> {
     /// True after the first session. Before it a refusal ends the worker, afterwards it leads to
     /// back-off.
     stood_before: bool,
-    /// True if an unreadable message ended the last session. The next session then takes one
-    /// message at a time at first.
+    /// True if an undeliverable message may have ended the last session. The next session then
+    /// takes one message at a time at first.
     careful: bool,
+    undeliverable: Undeliverable,
     /// True if a queue was missing, or may have been missing, since the last session began.
     saw_deletion: bool,
     /// True once the census was compared with the count that the last worker left.
@@ -77,6 +79,7 @@ impl<'s> Supervisor<'s> {
             shared,
             stood_before: false,
             careful: false,
+            undeliverable: Undeliverable::default(),
             saw_deletion: false,
             compared: false,
             deletion_seen: DeletionSeen::default(),
@@ -123,19 +126,26 @@ impl<'s> Supervisor<'s> {
                     }
                     if stood_since.elapsed() > PROVEN {
                         backoff.reset();
+                        self.undeliverable.session_lasted();
                     }
                     match ended {
                         Ok(LaneEnd::Stopped) => break,
                         // The next session waits for Redis.
                         Ok(LaneEnd::GaveBack) => continue,
                         Err(ended) => {
-                            self.careful = ended.by_unreadable_message();
-                            if self.careful {
-                                // The broker works. The queue makes no progress until its delivery
-                                // limit has removed the message.
-                                backoff.reset();
+                            self.careful = ended.by_undeliverable_message();
+                            let passing = match self.careful {
+                                true => self.undeliverable.pass(self.shared, stop).await,
+                                false => Passing::Nothing,
+                            };
+                            match passing {
+                                Passing::Passed => {
+                                    backoff.reset();
+                                    continue;
+                                }
+                                Passing::Stuck(cause) => cause,
+                                Passing::Nothing => ended.in_full(),
                             }
-                            ended.in_full()
                         }
                     }
                 }
@@ -212,11 +222,15 @@ impl<'s> Supervisor<'s> {
         }
         self.shared.in_flight.session_ended();
         self.shared.readiness.beats_no_more();
-        // A lost connection and a requeue by this worker raise redelivery counts. They are no sign
-        // of poison.
+        // A lost connection, an undeliverable message and a requeue by this worker raise redelivery
+        // counts. They are no sign of poison.
         self.shared.in_flight.forgive_dropped(match &ended {
             Ok(_) => true,
-            Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
+            Err(ended) => {
+                let cause = session.watch().cause();
+                let ended = cause.as_ref().unwrap_or(ended);
+                ended.is_lost_connection() || ended.by_undeliverable_message()
+            }
         });
         self.shared.metrics.set_paused("broker", false);
         // The next session determines this anew.

@@ -2,8 +2,8 @@
 //!
 //! The broker ends the connection (`INTERNAL_ERROR`) when it should send such a message. RabbitMQ
 //! keeps every message of a stream as AMQP 1.0. These are not, because a client of the stream
-//! protocol has written them. RabbitMQ 3.10 fails over a whole chunk of messages, later versions
-//! over the one message.
+//! protocol has written them, or the broker cannot convert them to AMQP 0-9-1. RabbitMQ 3.10 fails
+//! over a whole chunk of messages, later versions over the one message.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl History {
             from_offset = from,
             to_offset = good,
             queue = self.queue,
-            "RabbitMQ cannot read messages of the history, which are left out: something other than an exchange has written to it"
+            "RabbitMQ cannot deliver messages of the history, which are left out: their publisher uses AMQP 1.0 or the stream protocol"
         );
         self.unreadable.push(from..good);
         self.next = good;
