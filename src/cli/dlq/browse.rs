@@ -81,6 +81,7 @@ pub(super) async fn connect_to_retry(
 }
 
 /// Step of a look over all letters.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Seen<'l> {
     /// The next letter that matches.
     Letter(&'l DeadLetter, Letter),
