@@ -18,6 +18,7 @@
 mod channels;
 mod count;
 mod death;
+mod undeliverable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use death::{DeadLetter, Death};
+pub use undeliverable::UndeliverableLetter;
 
 use super::consume::consume;
 use super::convert::{Delivery, short};
@@ -43,6 +45,7 @@ use super::refusal::Refusal;
 use super::signature::Signer;
 use super::tag::Tag;
 use super::throttle::{Allowance, GRANT_INTERVAL};
+use super::undeliverable::cause_of;
 use crate::config::AmqpConfig;
 use channels::{AHEAD_BYTES, Sizes};
 use count::{count, count_or_refusal, explained, ready};
@@ -73,6 +76,7 @@ pub struct DeadLetters {
     /// First field: a drop then shuts the socket before the channels, and nothing is sent about
     /// them.
     link: Link,
+    config: AmqpConfig,
     allowance: Arc<Allowance>,
     ended: watch::Receiver<Option<SessionEnded>>,
     names: Names,
@@ -84,6 +88,10 @@ pub struct DeadLetters {
     sizes: Sizes,
     total: u32,
     left: u32,
+    /// Letters that were taken since the total was counted.
+    taken: u32,
+    /// First letter that cannot be delivered. Nothing from there on is read.
+    undeliverable: Option<UndeliverableLetter>,
     most_looks: u64,
     channel_max: u16,
 }
@@ -97,6 +105,13 @@ struct Reading {
     prefetch: usize,
     /// Letters given out and not acknowledged.
     held: usize,
+}
+
+impl Reading {
+    /// Returns whether no more letters come to this channel.
+    fn is_full(&self) -> bool {
+        self.held >= self.prefetch || self.consumer.is_none()
+    }
 }
 
 impl DeadLetters {
@@ -138,11 +153,7 @@ impl DeadLetters {
         config: &AmqpConfig,
         signer: &Signer,
     ) -> Result<Result<Self, Refusal>, BrokerError> {
-        let signal = EndSignal::new();
-        let blocked = Arc::new(watch::Sender::new(false));
-        let allowance = Arc::new(Allowance::new(AHEAD_BYTES));
-        let link =
-            Link::connect_throttled(config, " dlq", &signal, &blocked, Some(&allowance)).await?;
+        let (link, allowance, ended) = connected(config).await?;
         let names = Names::new(&config.queue, &config.retry_delays);
         let total = match count_or_refusal(&link, queue).await? {
             Ok(total) => total,
@@ -155,8 +166,9 @@ impl DeadLetters {
         let origins = Origins::new(signer, &names);
         Ok(Ok(Self {
             link,
+            config: config.clone(),
             allowance,
-            ended: signal.subscribe(),
+            ended,
             names,
             queue: queue.to_owned(),
             quiet,
@@ -165,6 +177,8 @@ impl DeadLetters {
             sizes: Sizes::default(),
             total,
             left: total,
+            taken: 0,
+            undeliverable: None,
             most_looks: 0,
             channel_max: CHANNEL_MAX,
         }))
@@ -236,17 +250,30 @@ impl DeadLetters {
     /// [`close`](Self::close).
     ///
     /// # Errors
-    /// When the connection is over.
+    /// When the connection is over. If
+    /// [`by_undeliverable_message`](SessionEnded::by_undeliverable_message) is true, a letter may
+    /// be undeliverable: see
+    /// [`rewind_before_undeliverable`](Self::rewind_before_undeliverable).
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<DeadLetter>, SessionEnded> {
+        match self.read_batch(max).await {
+            Err(ended) => Err(cause_of(ended, self.ended.clone()).await),
+            batch => batch,
+        }
+    }
+
+    async fn read_batch(&mut self, max: usize) -> Result<Vec<DeadLetter>, SessionEnded> {
         let mut batch = Vec::new();
+        // An acknowledgement lets the next letter come to a consumer. The undeliverable one must
+        // not come, so a channel then delivers one batch, and its consumer ends.
+        let is_whole = self.undeliverable.is_some();
         while batch.len() < max && self.left > 0 {
             // A channel counts as full only once all of its letters that the caller wants were
             // taken. So no later letter ever comes to an earlier channel.
-            if self.readings.last().is_none_or(|reading| reading.held >= reading.prefetch) {
+            if self.readings.last().is_none_or(Reading::is_full) {
                 if !batch.is_empty() {
                     break;
                 }
-                self.open().await?;
+                self.open(if is_whole { max } else { usize::MAX }).await?;
             }
             let epoch = self.readings.len() as u64 - 1;
             let Some(Reading { consumer: Some(consumer), held, .. }) = self.readings.last_mut()
@@ -256,7 +283,7 @@ impl DeadLetters {
             let mut next = consumer.next().now_or_never();
             // More is granted only where nothing has arrived, and only for the first of a batch:
             // the batch then is no larger than what may be read ahead, beside one letter.
-            if next.is_none() && !batch.is_empty() {
+            if next.is_none() && !batch.is_empty() && !is_whole {
                 break;
             }
             let quiet = sleep(self.quiet);
@@ -291,6 +318,9 @@ impl DeadLetters {
             self.origins.establish(&mut delivery);
             self.most_looks = self.most_looks.max(delivery.delivery_count());
             batch.push(death::read(delivery, &self.names));
+            if is_whole && self.readings.last().is_some_and(Reading::is_full) {
+                self.cancel().await?;
+            }
         }
         if batch.is_empty() {
             // Later deliveries are not read, and need no room.
@@ -299,8 +329,10 @@ impl DeadLetters {
         Ok(batch)
     }
 
-    async fn open(&mut self) -> Result<(), SessionEnded> {
-        let prefetch = self.sizes.next(self.allowance.read_bytes(), self.left, self.channel_max);
+    /// Opens a channel for that many letters at most.
+    async fn open(&mut self, most: usize) -> Result<(), SessionEnded> {
+        let most = u16::try_from(most).unwrap_or(u16::MAX).min(self.channel_max);
+        let prefetch = self.sizes.next(self.allowance.read_bytes(), self.left, most);
         let channel = self.allowance.granting(self.link.channel()).await?;
         let queue =
             short(&self.queue).ok_or_else(|| SessionEnded::new("the queue's name is too long"))?;
@@ -341,6 +373,12 @@ impl DeadLetters {
                 self.allowance.within(answered(asked)).await.transpose()?;
             }
             reading.held -= taken;
+            let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+            self.taken = self.taken.saturating_add(taken);
+            if let Some(letter) = &mut self.undeliverable {
+                letter.before = letter.before.saturating_sub(taken);
+                letter.of = letter.of.saturating_sub(taken);
+            }
         }
         Ok(())
     }
@@ -365,7 +403,18 @@ impl DeadLetters {
     pub async fn rewind(&mut self) -> Result<(), SessionEnded> {
         self.requeue_all().await?;
         self.total = self.ready().await?;
-        self.left = self.total;
+        if let Some(letter) = self.undeliverable {
+            self.total = self.total.min(letter.before);
+        }
+        (self.left, self.taken) = (self.total, 0);
+        Ok(())
+    }
+
+    /// Connects anew after the end of the connection, without any letter.
+    async fn reconnect(&mut self) -> Result<(), BrokerError> {
+        (self.link, self.allowance, self.ended) = connected(&self.config).await?;
+        self.readings.clear();
+        self.sizes = Sizes::default();
         Ok(())
     }
 
@@ -430,4 +479,15 @@ impl DeadLetters {
             sleep(RETURN_INTERVAL).await;
         }
     }
+}
+
+/// Connects, and reads ahead no further than [`AHEAD_BYTES`].
+async fn connected(
+    config: &AmqpConfig,
+) -> Result<(Link, Arc<Allowance>, watch::Receiver<Option<SessionEnded>>), BrokerError> {
+    let signal = EndSignal::new();
+    let blocked = Arc::new(watch::Sender::new(false));
+    let allowance = Arc::new(Allowance::new(AHEAD_BYTES));
+    let link = Link::connect_throttled(config, " dlq", &signal, &blocked, Some(&allowance)).await?;
+    Ok((link, allowance, signal.subscribe()))
 }

@@ -249,6 +249,16 @@ impl SessionEnded {
         self.cause.get().is_some_and(AmqpError::is_unreadable_message)
     }
 
+    /// Returns whether a message that the broker or `lapin` cannot handle may have ended the
+    /// connection.
+    ///
+    /// The broker ends it (`INTERNAL_ERROR`) if it cannot convert a message for this consumer. A
+    /// message that did arrive is not the cause.
+    pub fn by_undeliverable_message(&self) -> bool {
+        let is_crash = self.cause.get().is_some_and(AmqpError::is_channel_crash);
+        is_crash || self.by_unreadable_message()
+    }
+
     /// Returns whether the broker itself failed.
     pub(super) fn is_internal_error(&self) -> bool {
         self.cause.get().is_some_and(AmqpError::is_internal_error)

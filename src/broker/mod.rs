@@ -12,7 +12,8 @@
 //! - Consuming: `consume`, `lane`, `prefetch`, `recent_acks`, `convert`, `origin`, `signature`,
 //!   `owned`.
 //! - Publishing: `publisher`, `copy`, `wire`.
-//! - Reading beside the lanes: `dead_letters`, `history`, `inspect`, `look`, `census`.
+//! - Reading beside the lanes: `dead_letters`, `history`, `inspect`, `look`, `census`,
+//!   `undeliverable`.
 //!
 //! Deliberately absent: rule files, the decision which queue a message goes to, and Redis.
 
@@ -50,12 +51,13 @@ mod signature;
 mod tag;
 mod throttle;
 mod topology;
+mod undeliverable;
 mod wire;
 
 pub use census::{Census, Count};
 pub use convert::Delivery;
 pub use copy::{CopyHeaders, copy_to};
-pub use dead_letters::{DeadLetter, DeadLetters, Death};
+pub use dead_letters::{DeadLetter, DeadLetters, Death, UndeliverableLetter};
 pub use deletion::DeletionSeen;
 pub use failure::{
     BrokerError, ContractObject, HistoryProblem, PublishError, SessionEnded, TopologyProblem,
@@ -75,3 +77,4 @@ pub use session::{Mended, Rebound, Session, Start};
 pub use session_watch::SessionWatch;
 pub use signature::Signer;
 pub use tag::Tag;
+pub use undeliverable::Heads;

@@ -58,6 +58,13 @@ impl AmqpError {
         matches!(self.reply(), Some(AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR)))
     }
 
+    /// Returns whether a channel of the broker crashed, as when it cannot convert a message.
+    ///
+    /// The reply text of any other internal error has an explanation.
+    pub(super) fn is_channel_crash(&self) -> bool {
+        self.is_internal_error() && self.text() == "INTERNAL_ERROR"
+    }
+
     /// Returns whether the broker knows the queue, and none of its nodes can serve it.
     pub(super) fn is_unserved(&self) -> bool {
         self.not_found() == Some(NotFound::Unserved) || self.is_internal_error()

@@ -16,7 +16,7 @@ use super::{main_lane, slow_lane};
 use crate::broker::{Lane, LaneName, SessionEnded};
 use crate::http::Readiness;
 
-/// Time the slow lane waits in a new session after an unreadable message ended the last one. The
+/// Time the slow lane waits in a new session after an undeliverable message ended the last one. The
 /// new session may end the same way, and each end counts against the delivery limit of everything
 /// in flight.
 const CAREFUL: Duration = Duration::from_secs(5);

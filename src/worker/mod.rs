@@ -15,6 +15,7 @@
 //! - `gate`: holds batches back while Redis is away. `probe` opens it again.
 //! - `prefetch_ramp`, `yielding`: how much is in flight. `in_order`: work that ends in order.
 //! - `suspected_poison`: messages that may kill workers. `survivors`: those that did not.
+//!   `undeliverable`: messages at which the broker ends the connection.
 //! - `lane_end`: how a lane ends, and what ends it.
 //!
 //! Heals:
@@ -77,6 +78,7 @@ mod supervisor;
 mod survivors;
 mod suspected_poison;
 mod tag_maintenance;
+mod undeliverable;
 mod unread_deliveries;
 mod warm;
 mod yielding;

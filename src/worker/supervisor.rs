@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::lane_end::LaneEnd;
 use super::republish::Publisher;
 use super::shared::Shared;
+use super::undeliverable::{Passing, Undeliverable};
 use super::{both_lanes, broker_objects, census, heal_record, queue_marks, session_tasks};
 use crate::backoff::Backoff;
 use crate::broker::{
@@ -35,9 +36,10 @@ pub(super) struct Supervisor<'s> {
     /// True after the first session. Before it a refusal ends the worker, afterwards it leads to
     /// back-off.
     had_session: bool,
-    /// True if an unreadable message ended the last session. The next session then takes one
-    /// message at a time at first.
+    /// True if an undeliverable message may have ended the last session. The next session then
+    /// takes one message at a time at first.
     careful: bool,
+    undeliverable: Undeliverable,
     /// True if a queue was missing, or may have been missing, since the last session began.
     saw_deletion: bool,
     /// True once the census was compared with the count that the last worker left.
@@ -54,6 +56,7 @@ impl<'s> Supervisor<'s> {
             shared,
             had_session: false,
             careful: false,
+            undeliverable: Undeliverable::default(),
             saw_deletion: false,
             compared: false,
             deletion_seen: DeletionSeen::default(),
@@ -100,19 +103,26 @@ impl<'s> Supervisor<'s> {
                     }
                     if began.elapsed() > PROVEN {
                         backoff.reset();
+                        self.undeliverable.session_lasted();
                     }
                     match ended {
                         Ok(LaneEnd::Stopped) => break,
                         // The next session waits for Redis.
                         Ok(LaneEnd::Requeued) => continue,
                         Err(ended) => {
-                            self.careful = ended.by_unreadable_message();
-                            if self.careful {
-                                // The broker works. The queue makes no progress until its delivery
-                                // limit has removed the message.
-                                backoff.reset();
+                            self.careful = ended.by_undeliverable_message();
+                            let passing = match self.careful {
+                                true => self.undeliverable.pass(self.shared, stop).await,
+                                false => Passing::Nothing,
+                            };
+                            match passing {
+                                Passing::Passed => {
+                                    backoff.reset();
+                                    continue;
+                                }
+                                Passing::Stuck(cause) => cause,
+                                Passing::Nothing => ended.in_full(),
                             }
-                            ended.in_full()
                         }
                     }
                 }
@@ -189,11 +199,15 @@ impl<'s> Supervisor<'s> {
         }
         self.shared.in_flight.session_ended();
         self.shared.readiness.beats_no_more();
-        // A lost connection and a requeue by this worker raise redelivery counts. They are no sign
-        // of poison.
+        // A lost connection, an undeliverable message and a requeue by this worker raise redelivery
+        // counts. They are no sign of poison.
         self.shared.in_flight.forgive_dropped(match &ended {
             Ok(_) => true,
-            Err(ended) => session.watch().cause().as_ref().unwrap_or(ended).is_lost_connection(),
+            Err(ended) => {
+                let cause = session.watch().cause();
+                let ended = cause.as_ref().unwrap_or(ended);
+                ended.is_lost_connection() || ended.by_undeliverable_message()
+            }
         });
         self.shared.metrics.set_paused("broker", false);
         // The next session determines this anew.

@@ -3,7 +3,8 @@
 //!
 //! In reading order:
 //! - Processes: `guard`, `port`, `wait`, `limits`, `clock`.
-//! - Servers: `programs`, `servers`, `redis`, `sentinels`, `redis_cluster`, `rabbitmq`, `proxy`.
+//! - Servers: `programs`, `servers`, `redis`, `sentinels`, `redis_cluster`, `rabbitmq`,
+//!   `amqp10`, `proxy`.
 //! - The program under test: `worker`.
 //!
 //! When the owner of a server is dropped, the server ends and its folder is removed. The same
@@ -12,6 +13,7 @@
 //! fills a server starts its own. There are no mocks.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+pub(crate) mod amqp10;
 pub(crate) mod clock;
 pub(crate) mod guard;
 #[cfg(target_os = "linux")]

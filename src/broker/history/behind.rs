@@ -1,9 +1,9 @@
 //! Messages that the broker itself cannot read.
 //!
 //! The broker ends the connection (`INTERNAL_ERROR`) instead of sending such a message. RabbitMQ
-//! keeps every message of a stream as AMQP 1.0. These messages have another form, because a client
-//! of the stream protocol has written them. RabbitMQ 3.10 fails over a whole chunk of messages,
-//! later versions over the one message.
+//! keeps every message of a stream as AMQP 1.0. A client of the stream protocol has written these in
+//! another form, or the broker cannot convert them to AMQP 0-9-1. RabbitMQ 3.10 fails over a whole
+//! chunk of messages, later versions over the one message.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl History {
             from_offset = from,
             to_offset = good,
             queue = self.queue,
-            "RabbitMQ cannot read messages of the history, which are left out: something other than an exchange has written to it"
+            "RabbitMQ cannot deliver messages of the history, which are left out: their publisher uses AMQP 1.0 or the stream protocol"
         );
         self.unreadable.push(from..good);
         self.next = good;

@@ -188,7 +188,12 @@ impl History {
         let (mut held, mut end, mut step) = (first, None, 1_u64);
         while end.is_none_or(|end| end - held > 1) {
             let at = end.map_or(held.saturating_add(step), |end| held + (end - held) / 2);
-            match self.try_at(long_long(at), readable.clone()).await? {
+            let attached = self.try_at(long_long(at), readable.clone()).await?;
+            if let (Attached::At(offset), None) = (&attached, &readable) {
+                // The first message is unreadable. Without this, each attempt waits long.
+                readable = Some(long_long(*offset));
+            }
+            match attached {
                 Attached::Nothing => end = Some(at),
                 Attached::At(_) | Attached::Unreadable if at > 1 << 60 => {
                     return Err(BrokerError::Unreachable(

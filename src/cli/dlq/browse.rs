@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::reach::{answer_of, reach};
 use super::super::{CliError, Exit};
-use crate::broker::{DeadLetter, DeadLetters, Signer};
+use crate::broker::{DeadLetter, DeadLetters, SessionEnded, Signer};
 use crate::cache::Cache;
 use crate::causes::Explain;
 use crate::config::Config;
@@ -80,13 +80,25 @@ pub(super) async fn connect_to_retry(
     Ok(letters)
 }
 
+/// Step of a look over all letters.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
+pub(super) enum Seen<'l> {
+    /// The next letter that matches.
+    Letter(&'l DeadLetter, Letter),
+    /// The look begins again: the letters so far do not count.
+    Again,
+}
+
 /// Reads every letter, and passes those that match the filter to `visit`. No letter is taken.
+///
+/// If RabbitMQ cannot deliver a letter, this prints a warning, and the look begins again. It then
+/// ends before that letter.
 pub(super) async fn browse(
     letters: &mut DeadLetters,
     config: &Config,
     filter: &Filter,
     stop: &CancellationToken,
-    mut visit: impl FnMut(&DeadLetter, Letter) -> Result<(), CliError>,
+    mut visit: impl FnMut(Seen<'_>) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let progress = progress(letters.total(), "read");
     let is_retry_queue = letters.queue() != letters.names().dead;
@@ -94,7 +106,15 @@ pub(super) async fn browse(
         let batch = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(CliError::stopped("interrupted before anything was changed")),
-            batch = letters.next_batch(BATCH) => batch.map_err(CliError::of(Exit::Unavailable))?,
+            batch = letters.next_batch(BATCH) => batch,
+        };
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(ended) => {
+                stop_before_undeliverable(letters, ended).await?;
+                visit(Seen::Again)?;
+                continue;
+            }
         };
         if batch.is_empty() {
             progress.finish_and_clear();
@@ -104,11 +124,40 @@ pub(super) async fn browse(
             let letter = Letter::read(dead, config.reading);
             let letter = if is_retry_queue { letter.waiting() } else { letter };
             if filter.matches(&letter) {
-                visit(dead, letter)?;
+                visit(Seen::Letter(dead, letter))?;
             }
         }
         progress.inc(batch.len() as u64);
     }
+}
+
+/// Begins again after an undeliverable letter ended the connection, and prints where the look now
+/// ends. Returns the error if there is no such letter.
+pub(super) async fn stop_before_undeliverable(
+    letters: &mut DeadLetters,
+    ended: SessionEnded,
+) -> Result<(), CliError> {
+    if !ended.by_undeliverable_message() || letters.undeliverable().is_some() {
+        return Err(CliError::of(Exit::Unavailable)(ended));
+    }
+    letters.rewind_before_undeliverable().await.map_err(CliError::of(Exit::Unavailable))?;
+    let Some(letter) = letters.undeliverable() else {
+        return Err(CliError::of(Exit::Unavailable)(ended));
+    };
+    writeln!(
+        io::stderr(),
+        "warning: RabbitMQ cannot deliver a letter of `{}`, and ends the connection instead: {} of {} letters can be read\n\
+         help: `unstale dlq drop --undeliverable` drops this letter; find its publisher, see docs/faults/rabbitmq.md",
+        letters.queue(),
+        letter.before,
+        letter.of
+    )?;
+    Ok(())
+}
+
+/// Returns the exit code of a command that has read letters: [`Exit::No`] if some cannot be read.
+pub(super) fn exit_after(letters: &DeadLetters) -> Exit {
+    if letters.undeliverable().is_some() { Exit::No } else { Exit::Clean }
 }
 
 /// Requeues the letters that were not taken, whether or not the command succeeded. Returns the

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::paint::Paint;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
-use super::browse::{browse, close, connect, progress};
+use super::browse::{Seen, browse, close, connect, exit_after, progress};
 use super::select::{Grouping, Selection};
 use super::text;
-use crate::broker::{DeadLetters, Signer, Tag};
+use crate::broker::{BrokerError, DeadLetters, Signer, Tag};
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, GroupBy, groups, keep_oldest};
 
@@ -31,6 +31,9 @@ pub(super) struct DropArgs {
     selection: Selection,
     #[command(flatten)]
     grouping: Grouping,
+    /// Drop only the letters that RabbitMQ cannot deliver, which no filter can select
+    #[arg(long, conflicts_with_all = ["reason", "types", "rule", "error", "since", "until", "id", "limit", "group_by"])]
+    undeliverable: bool,
     /// Drop without asking
     #[arg(long)]
     yes: bool,
@@ -47,7 +50,8 @@ Examples:
 
   unstale dlq drop --reason malformed --dry-run
   unstale dlq drop --id 42
-  unstale dlq drop --type 'test.#' --yes";
+  unstale dlq drop --type 'test.#' --yes
+  unstale dlq drop --undeliverable";
 
 pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CliError> {
     if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
@@ -59,7 +63,11 @@ pub(super) async fn drop(args: &DropArgs, config: &Config) -> Result<Exit, CliEr
     let stop = stop_on_signal()?;
     // Selection and groups do not depend on a signature, so this does not need Redis.
     let mut letters = connect(config, &Signer::default()).await?;
-    let outcome = drop_selected(args, config, &mut letters, &stop).await;
+    let outcome = if args.undeliverable {
+        drop_undeliverable(args, &mut letters, &stop).await
+    } else {
+        drop_selected(args, config, &mut letters, &stop).await
+    };
     close(letters, outcome).await
 }
 
@@ -70,16 +78,13 @@ async fn drop_selected(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let mut selected = Vec::new();
-    browse(
-        letters,
-        config,
-        &Filter { timeless: false, ..args.selection.filter() },
-        stop,
-        |_, letter| {
-            selected.push(letter);
-            Ok(())
-        },
-    )
+    browse(letters, config, &Filter { timeless: false, ..args.selection.filter() }, stop, |seen| {
+        match seen {
+            Seen::Letter(_, letter) => selected.push(letter),
+            Seen::Again => selected.clear(),
+        }
+        Ok(())
+    })
     .await?;
     keep_oldest(&mut selected, args.selection.limit());
     let queue = letters.names().dead.clone();
@@ -98,7 +103,7 @@ async fn drop_selected(
     if args.dry_run {
         report("would_drop", selected.len())?;
         writeln!(io::stderr(), "would drop {all} of `{queue}`")?;
-        return Ok(Exit::Clean);
+        return Ok(exit_after(letters));
     }
     if !selected.is_empty()
         && !args.yes
@@ -124,6 +129,61 @@ async fn drop_selected(
     progress.finish_and_clear();
     report("dropped", dropped)?;
     writeln!(io::stderr(), "dropped {} of `{queue}`", text::letters(dropped))?;
+    Ok(exit_after(letters))
+}
+
+/// Drops the letters that RabbitMQ cannot deliver, one after another. Those between them are read
+/// to find the next, and go back.
+async fn drop_undeliverable(
+    args: &DropArgs,
+    letters: &mut DeadLetters,
+    stop: &CancellationToken,
+) -> Result<Exit, CliError> {
+    let queue = letters.names().dead.clone();
+    let mut dropped = 0;
+    let counted = |count: usize| {
+        format!("{count} undeliverable dead letter{}", if count == 1 { "" } else { "s" })
+    };
+    let failed = |dropped: usize, error: &BrokerError| {
+        CliError::stopped(format!("dropped {}", counted(dropped))).because(error)
+    };
+    while letters.rewind_before_undeliverable().await.map_err(|error| failed(dropped, &error))? {
+        if stop.is_cancelled() {
+            return Err(CliError::stopped(format!("interrupted: dropped {}", counted(dropped))));
+        }
+        let Some(letter) = letters.undeliverable() else { break };
+        if args.dry_run {
+            writeln!(
+                io::stderr(),
+                "would drop {} of `{queue}`: others may be behind it",
+                counted(1)
+            )?;
+            return Ok(Exit::Clean);
+        }
+        let question = format!(
+            "drop one of {} letters in `{queue}`, which RabbitMQ cannot deliver, for good?",
+            letter.of
+        );
+        if !args.yes && !asked(&question, stop).await? {
+            writeln!(io::stderr(), "dropped {} of `{queue}`", counted(dropped))?;
+            return Ok(Exit::No);
+        }
+        let is_dropped =
+            letters.drop_undeliverable().await.map_err(|error| failed(dropped, &error))?;
+        if !is_dropped {
+            return Err(CliError::stopped(format!(
+                "dropped {}: another program has changed `{queue}`",
+                counted(dropped)
+            ))
+            .help("run the command again"));
+        }
+        dropped += 1;
+    }
+    if args.json {
+        writeln!(io::stdout(), "{}", json!({ "queue": queue, "dropped": dropped }))?;
+    }
+    let verb = if args.dry_run { "would drop" } else { "dropped" };
+    writeln!(io::stderr(), "{verb} {} of `{queue}`", counted(dropped))?;
     Ok(Exit::Clean)
 }
 

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::paint::Paint;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
-use super::browse::{browse, close, connect, connect_to_retry, signer};
+use super::browse::{Seen, browse, close, connect, connect_to_retry, exit_after, signer};
 use super::select::{Grouping, Selection};
 use super::text;
-use crate::broker::{DeadLetter, DeadLetters, Names, Signer};
+use crate::broker::{DeadLetters, Names, Signer};
 use crate::config::Config;
 use crate::ops::dead_letters::{Filter, GroupBy, Letter, Spool, groups, keep_oldest};
 use crate::printable::printable_json;
@@ -63,12 +63,14 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CliEr
     if args.json {
         let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
         let outcome = spool_lines(&mut letters, config, &filter, &stop, &mut spool).await;
+        let exit = exit_after(&letters);
         close(letters, outcome).await?;
         spool.write_to(args.selection.limit(), &mut BufWriter::new(io::stdout().lock()))?;
-        return Ok(Exit::Clean);
+        return Ok(exit);
     }
     let mut selected = Vec::new();
     let outcome = keep(&mut letters, config, &filter, &stop, &mut selected).await;
+    let exit = exit_after(&letters);
     close(letters, outcome).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     if filter.is_all() {
@@ -77,7 +79,8 @@ pub(super) async fn list(args: &ListArgs, config: &Config) -> Result<Exit, CliEr
         writeln!(out, "{} of {} in `{queue}`", selected.len(), text::letters(total))?;
     }
     let by = args.grouping.by(&GroupBy::DEFAULT);
-    write_selected(args, selected, &by, &mut out)
+    write_selected(args, selected, &by, &mut out)?;
+    Ok(exit)
 }
 
 /// Lists the events that wait on the retry schedule, of all its steps together.
@@ -90,7 +93,7 @@ async fn list_waiting(
     let filter = args.selection.filter();
     let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
     let mut selected = Vec::new();
-    let mut steps = Vec::new();
+    let (mut steps, mut exit) = (Vec::new(), Exit::Clean);
     for (delay, queue) in Names::new(&config.amqp.queue, &config.amqp.retry_delays).retry {
         let Some(mut letters) = connect_to_retry(&queue, config, signer).await? else { continue };
         let before = selected.len();
@@ -98,18 +101,22 @@ async fn list_waiting(
             true => spool_lines(&mut letters, config, &filter, stop, &mut spool).await,
             false => keep(&mut letters, config, &filter, stop, &mut selected).await,
         };
+        if exit_after(&letters) != Exit::Clean {
+            exit = Exit::No;
+        }
         close(letters, outcome).await?;
         steps.push(format!("{}: {}", format_duration(delay), selected.len() - before));
     }
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
         spool.write_to(args.selection.limit(), &mut out)?;
-        return Ok(Exit::Clean);
+        return Ok(exit);
     }
     let events = if selected.len() == 1 { "event waits" } else { "events wait" };
     writeln!(out, "{} {events} on the retry schedule ({})", selected.len(), steps.join(", "))?;
     let by = args.grouping.by(&[GroupBy::Error, GroupBy::Type]);
-    write_selected(args, selected, &by, &mut out)
+    write_selected(args, selected, &by, &mut out)?;
+    Ok(exit)
 }
 
 async fn spool_lines(
@@ -119,7 +126,12 @@ async fn spool_lines(
     stop: &CancellationToken,
     spool: &mut Spool,
 ) -> Result<(), CliError> {
-    let visit = |dead: &DeadLetter, letter: Letter| {
+    let before = spool.len();
+    let visit = |seen: Seen<'_>| {
+        let Seen::Letter(dead, letter) = seen else {
+            spool.truncate(before);
+            return Ok(());
+        };
         let line = with_letter(&letter, &dead.delivery.to_owned_message().to_line());
         Ok(spool.push(letter.time, &(printable_json(&line).into_owned() + "\n"))?)
     };
@@ -133,8 +145,12 @@ async fn keep(
     stop: &CancellationToken,
     selected: &mut Vec<Letter>,
 ) -> Result<(), CliError> {
-    let visit = |_: &DeadLetter, letter| {
-        selected.push(letter);
+    let before = selected.len();
+    let visit = |seen: Seen<'_>| {
+        match seen {
+            Seen::Letter(_, letter) => selected.push(letter),
+            Seen::Again => selected.truncate(before),
+        }
         Ok(())
     };
     browse(letters, config, filter, stop, visit).await
@@ -145,7 +161,7 @@ fn write_selected(
     mut selected: Vec<Letter>,
     by: &[GroupBy],
     out: &mut impl Write,
-) -> Result<Exit, CliError> {
+) -> Result<(), CliError> {
     let paint = Paint::of_stdout();
     if !selected.is_empty() {
         writeln!(out)?;
@@ -161,7 +177,7 @@ fn write_selected(
         }
     }
     out.flush()?;
-    Ok(Exit::Clean)
+    Ok(())
 }
 
 /// Puts the facts about the letter in front of a message's members. A message that the broker

@@ -14,7 +14,9 @@ use super::super::paint::Paint;
 use super::super::reach::{answer_of, reach};
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
-use super::browse::{browse, close, connect, progress, signer};
+use super::browse::{
+    Seen, browse, close, connect, exit_after, progress, signer, stop_before_undeliverable,
+};
 use super::canary::Canary;
 use super::select::{Grouping, Selection};
 use super::text;
@@ -114,7 +116,8 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
     let outcome = replay.all(args).await;
     let (done, left) = (replay.done, replay.left);
     replay.publisher.close().await;
-    let closed = close(letters, Ok(())).await;
+    let exit = exit_after(&letters);
+    let closed = close(letters, Ok(exit)).await;
     writeln!(io::stderr(), "replayed {} to `{queue}`", text::letters(done))?;
     if args.json {
         let cause = outcome.as_ref().err().map(|error| error.message.as_str());
@@ -125,7 +128,7 @@ pub(super) async fn replay(args: &ReplayLettersArgs, config: &Config) -> Result<
         )?;
     }
     outcome?;
-    closed.map(|()| Exit::Clean)
+    closed
 }
 
 /// Returns how many letters are sent in that time: no more are to be on their way.
@@ -171,11 +174,15 @@ async fn dry_run(
     stop: &CancellationToken,
 ) -> Result<Exit, CliError> {
     let (mut selected, filter) = (Vec::new(), args.selection.filter());
-    let outcome = browse(&mut letters, config, &filter, stop, |_, letter| {
-        selected.push(letter);
+    let outcome = browse(&mut letters, config, &filter, stop, |seen| {
+        match seen {
+            Seen::Letter(_, letter) => selected.push(letter),
+            Seen::Again => selected.clear(),
+        }
         Ok(())
     });
     let outcome = outcome.await;
+    let exit = exit_after(&letters);
     let queue = letters.names().main.clone();
     close(letters, outcome).await?;
     keep_oldest(&mut selected, args.selection.limit());
@@ -191,7 +198,7 @@ async fn dry_run(
         text::write_groups(&groups, Paint::of_stdout(), &mut io::stdout().lock())?;
     }
     writeln!(io::stderr(), "would replay {} to `{queue}`", text::letters(selected.len()))?;
-    Ok(Exit::Clean)
+    Ok(exit)
 }
 
 /// A replay that runs.
@@ -246,8 +253,11 @@ impl Replay<'_> {
     /// Reads all letters, chooses the oldest, and requeues all of them.
     async fn choose(&mut self, limit: usize) -> Result<Chosen, CliError> {
         let mut candidates = Candidates::default();
-        browse(self.letters, self.config, &self.filter, self.stop, |dead, letter| {
-            candidates.add(dead, &letter);
+        browse(self.letters, self.config, &self.filter, self.stop, |seen| {
+            match seen {
+                Seen::Letter(dead, letter) => candidates.add(dead, &letter),
+                Seen::Again => candidates = Candidates::default(),
+            }
             Ok(())
         })
         .await
@@ -289,8 +299,11 @@ impl Replay<'_> {
             self.letters.rewind().await.map_err(run_again)?;
             let mut failures = 0;
             let all = Filter::default();
-            browse(self.letters, self.config, &all, self.stop, |_, letter| {
-                failures += u32::from(canary.is_failure(&letter));
+            browse(self.letters, self.config, &all, self.stop, |seen| {
+                match seen {
+                    Seen::Letter(_, letter) => failures += u32::from(canary.is_failure(&letter)),
+                    Seen::Again => failures = 0,
+                }
                 Ok(())
             })
             .await
@@ -320,7 +333,17 @@ impl Replay<'_> {
             let read = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(interrupted()),
-                read = self.letters.next_batch(IN_FLIGHT.min(end - self.done - self.left)) => read.map_err(run_again)?,
+                read = self.letters.next_batch(IN_FLIGHT.min(end - self.done - self.left)) => read,
+            };
+            let read = match read {
+                Ok(read) => read,
+                Err(ended) => {
+                    if let Err(mut error) = stop_before_undeliverable(self.letters, ended).await {
+                        error.exit = Exit::No;
+                        return Err(error.help(RUN_AGAIN));
+                    }
+                    continue;
+                }
             };
             if read.is_empty() {
                 break;

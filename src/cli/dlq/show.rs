@@ -11,7 +11,7 @@ use super::super::check::offline;
 use super::super::plan::Planner;
 use super::super::signal::stop_on_signal;
 use super::super::{CliError, Exit};
-use super::browse::{browse, close, connect, signer};
+use super::browse::{Seen, browse, close, connect, exit_after, signer};
 use super::runtime::block_on;
 use super::select::Selection;
 use crate::config::Config;
@@ -76,7 +76,11 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
     let mut letters = connect(config, &signer(config).await?).await?;
     let mut spool = Spool::new().map_err(CliError::of(Exit::Usage))?;
     let filter = args.selection.filter();
-    let outcome = browse(&mut letters, config, &filter, &stop, |dead, letter| {
+    let outcome = browse(&mut letters, config, &filter, &stop, |seen| {
+        let Seen::Letter(dead, letter) = seen else {
+            spool.truncate(0);
+            return Ok(());
+        };
         let message = dead.delivery.to_owned_message();
         let text = if args.json {
             as_json(args, planner, &letter, message)
@@ -86,13 +90,14 @@ async fn show<E: Fn(&Event<'_>) -> Explanation>(
         Ok(spool.push(letter.time, &text)?)
     });
     let outcome = outcome.await;
+    let exit = exit_after(&letters);
     close(letters, outcome).await?;
     if spool.is_empty() {
         writeln!(io::stderr(), "no dead letter matches")?;
         return Ok(Exit::No);
     }
     spool.write_to(args.selection.limit(), &mut BufWriter::new(io::stdout().lock()))?;
-    Ok(Exit::Clean)
+    Ok(exit)
 }
 
 /// Returns the plan of a letter. `None` if the letter makes the rules panic, which may be why it is

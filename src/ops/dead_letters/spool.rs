@@ -71,6 +71,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Keeps only the first texts, so many.
+    pub fn truncate(&mut self, texts: usize) {
+        self.texts.truncate(texts);
+    }
+
     /// Returns the number of texts.
     pub fn len(&self) -> usize {
         self.texts.len()

@@ -24,6 +24,9 @@ pub struct BrokerFacts {
     pub queues: Vec<QueueFacts>,
     /// The oldest letter near the head of the dead-letter queue, if one can be read.
     pub oldest_dead_letter: Option<OldestLetter>,
+    /// True if RabbitMQ cannot deliver one of the letters near the head of the dead-letter queue.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undeliverable_dead_letter: bool,
     /// The history, which is a stream of all events.
     pub history: HistoryFacts,
 }
@@ -86,6 +89,9 @@ pub struct Unreadable {
     /// True if the user lacks a permission.
     #[serde(skip)]
     pub is_refused: bool,
+    /// True if the broker has not answered in time.
+    #[serde(skip)]
+    pub is_silent: bool,
 }
 
 /// The state of the history.

@@ -26,6 +26,9 @@ pub enum FindingCode {
     /// The dead-letter queue holds letters.
     #[serde(rename = "queue.dead-letters")]
     QueueDeadLetters,
+    /// RabbitMQ cannot deliver a letter of the dead-letter queue.
+    #[serde(rename = "queue.undeliverable-letter")]
+    QueueUndeliverableLetter,
     /// A queue of events has no consumer.
     #[serde(rename = "queue.unconsumed")]
     QueueUnconsumed,
@@ -41,6 +44,9 @@ pub enum FindingCode {
     /// The user may not read the history.
     #[serde(rename = "history.refused")]
     HistoryRefused,
+    /// The history was not read in time.
+    #[serde(rename = "history.slow")]
+    HistorySlow,
     /// The broker does not serve the history.
     #[serde(rename = "history.broken")]
     HistoryBroken,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
+use std::pin::pin;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +13,7 @@ use super::facts::{
     QueueFacts, QueueKind, RedisFacts, Status, Unreadable, WorkerFacts,
 };
 use crate::broker::{
-    AmqpError, BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer,
+    AmqpError, BrokerError, DeadLetters, History, Inspector, Place, QueueState, Signer, Survey,
 };
 use crate::cache::{Acknowledged, Cache, CacheError, CommandError, ReportedWorker, WorkerReport};
 use crate::causes::{Explain, chain};
@@ -25,6 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Maximum time for the history. An empty history takes some seconds.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Time after which the history is also read without the places of those times.
+const PLACES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Number of times at which the start of the history is looked for.
 const HISTORY_STEPS: i32 = 24;
@@ -212,8 +216,15 @@ async fn ask_broker(
         },
     };
     let any_dead = queues.iter().any(|queue| queue.kind == QueueKind::Dead && queue.ready > 0);
-    let oldest_dead_letter = if any_dead { oldest_dead_letter(config).await } else { None };
-    Ok(BrokerFacts { node: inspector.node().to_owned(), queues, oldest_dead_letter, history })
+    let (oldest_dead_letter, undeliverable_dead_letter) =
+        if any_dead { oldest_dead_letter(config).await } else { (None, false) };
+    Ok(BrokerFacts {
+        node: inspector.node().to_owned(),
+        queues,
+        oldest_dead_letter,
+        undeliverable_dead_letter,
+        history,
+    })
 }
 
 /// Returns the state of the history. A stream does not show the age of its messages, so this looks
@@ -231,20 +242,27 @@ async fn history(config: &Config) -> HistoryFacts {
         .collect();
     let places: Vec<Place> = times.iter().copied().map(Place::Time).collect();
     let surveyed = async {
-        let mut history = History::connect(&config.amqp).await?;
-        let survey = history.survey(&places).await;
-        let _ = timeout(Duration::from_secs(1), history.close()).await;
-        survey
+        let mut all = pin!(survey(config, &places));
+        if let Ok(survey) = timeout(PLACES_TIMEOUT, &mut all).await {
+            return survey;
+        }
+        // Around a message that the broker cannot deliver, each place takes a connection.
+        tokio::select! {
+            survey = all => survey,
+            Ok(survey) = survey(config, &[]) => Ok(survey),
+        }
     };
     match timeout(HISTORY_TIMEOUT, surveyed).await {
         Err(_) => {
             let words = format!("no answer within {} s", HISTORY_TIMEOUT.as_secs());
-            HistoryFacts::Unknown(Unreadable { words, is_refused: false })
+            HistoryFacts::Unknown(Unreadable { words, is_refused: false, is_silent: true })
         }
         // The advice for a missing permission is the same as that of the finding.
         Ok(Err(error)) => HistoryFacts::Unknown(match error.is_access_refused() {
-            true => Unreadable { words: chain(&error).to_string(), is_refused: true },
-            false => Unreadable { words: error.in_full(), is_refused: false },
+            true => {
+                Unreadable { words: chain(&error).to_string(), is_refused: true, is_silent: false }
+            }
+            false => Unreadable { words: error.in_full(), is_refused: false, is_silent: false },
         }),
         Ok(Ok(survey)) if survey.is_empty() => HistoryFacts::Empty,
         Ok(Ok(survey)) => {
@@ -258,6 +276,13 @@ async fn history(config: &Config) -> HistoryFacts {
             }
         }
     }
+}
+
+async fn survey(config: &Config, places: &[Place]) -> Result<Survey, BrokerError> {
+    let mut history = History::connect(&config.amqp).await?;
+    let survey = history.survey(places).await;
+    let _ = timeout(Duration::from_secs(1), history.close()).await;
+    survey
 }
 
 /// Returns the retry steps that workers have or remember, and that the settings here do not name.
@@ -280,7 +305,11 @@ fn queue(name: String, kind: QueueKind, state: QueueState) -> QueueFacts {
 }
 
 fn unreadable(error: &AmqpError) -> Unreadable {
-    Unreadable { words: chain(error).to_string(), is_refused: error.is_access_refused() }
+    Unreadable {
+        words: chain(error).to_string(),
+        is_refused: error.is_access_refused(),
+        is_silent: false,
+    }
 }
 
 /// Returns the oldest of the letters at the head of the queue. `None` if they cannot be read, which
@@ -288,18 +317,31 @@ fn unreadable(error: &AmqpError) -> Unreadable {
 ///
 /// The queue delivers requeued letters before those that were never delivered. A look that ends
 /// before the last requeued letter would move the ones it read after the others.
-async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
+///
+/// This also returns true if the broker cannot deliver one of them.
+async fn oldest_dead_letter(config: &Config) -> (Option<OldestLetter>, bool) {
     let deadline = Instant::now() + LETTER_TIMEOUT;
-    let mut letters = timeout_at(deadline, DeadLetters::connect(&config.amqp, &Signer::default()))
-        .await
-        .ok()?
-        .ok()?
-        .with_channel_max(LETTERS);
+    let signer = Signer::default();
+    let connecting = DeadLetters::connect(&config.amqp, &signer);
+    let Ok(Ok(letters)) = timeout_at(deadline, connecting).await else { return (None, false) };
+    let mut letters = letters.with_channel_max(LETTERS);
     let mut oldest: Option<Letter> = None;
-    let mut looked_at = 0;
-    while let Ok(Ok(batch)) =
-        timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await
+    let (mut looked_at, mut is_undeliverable) = (0, false);
+    while let Ok(read) = timeout_at(deadline, letters.next_batch(usize::from(LETTERS.get()))).await
     {
+        let batch = match read {
+            Ok(batch) => batch,
+            Err(ended) if ended.by_undeliverable_message() && letters.undeliverable().is_none() => {
+                let rewound = timeout_at(deadline, letters.rewind_before_undeliverable()).await;
+                is_undeliverable = !matches!(rewound, Ok(Ok(false)));
+                if !matches!(rewound, Ok(Ok(true))) {
+                    break;
+                }
+                (oldest, looked_at) = (None, 0);
+                continue;
+            }
+            Err(_) => break,
+        };
         looked_at += batch.len();
         let was_requeued = batch.last().is_some_and(|dead| dead.delivery.redelivered());
         for letter in batch.iter().map(|dead| Letter::read(dead, config.reading)) {
@@ -320,9 +362,10 @@ async fn oldest_dead_letter(config: &Config) -> Option<OldestLetter> {
     }
     // If this times out, the broker requeues the letters when the connection ends.
     let _ = timeout(LETTER_TIMEOUT, letters.close()).await;
-    oldest.map(|letter| OldestLetter {
+    let oldest = oldest.map(|letter| OldestLetter {
         reason: letter.reason,
         event_type: letter.event_type,
         time: letter.time,
-    })
+    });
+    (oldest, is_undeliverable)
 }

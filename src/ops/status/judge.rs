@@ -22,8 +22,12 @@ pub const SILENT_S: f64 = 15.0;
 const HEAL_SHOWN_S: f64 = 86_400.0;
 
 /// Advice for a history that the broker does not serve.
-const BROKEN_HISTORY: &str = "workers continue without the history, and retry by themselves. If this persists, the broker has broken the stream: delete it \
-     with `rabbitmqctl delete_queue`, and workers declare it again, or set UNSTALE_HISTORY=off";
+const BROKEN_HISTORY: &str = "workers continue without the history, and retry by themselves. If this persists, check the broker's log. Only a stream that \
+     the broker has broken is deleted, with `rabbitmqctl delete_queue`: its events are lost, and workers declare it again";
+
+/// Advice for a history that is slow to read.
+const SLOW_HISTORY: &str = "run the command again: the broker is busy, or the history holds a message that it cannot deliver, which takes longer. The \
+     history is whole, and nothing must be deleted";
 
 /// Advice for a missing permission in RabbitMQ.
 const GRANT: &str = "grant this user the permissions for `unstale dlq` and `unstale status` in docs/reference/rabbitmq-permissions.md";
@@ -232,12 +236,17 @@ fn judge_broker(
             "the history does not exist",
             "workers declare it within half a minute, unless UNSTALE_DECLARE=none; set UNSTALE_HISTORY=off if the broker has no streams",
         ),
-        HistoryFacts::Unknown(Unreadable { words, is_refused: true }) => findings.problem(
+        HistoryFacts::Unknown(Unreadable { words, is_refused: true, .. }) => findings.problem(
             FindingCode::HistoryRefused,
             format!("the user may not read the history: {words}"),
             GRANT,
         ),
-        HistoryFacts::Unknown(Unreadable { words, is_refused: false }) => findings.problem(
+        HistoryFacts::Unknown(Unreadable { words, is_silent: true, .. }) => findings.problem(
+            FindingCode::HistorySlow,
+            format!("the history was not read in time: {words}"),
+            SLOW_HISTORY,
+        ),
+        HistoryFacts::Unknown(Unreadable { words, .. }) => findings.problem(
             FindingCode::HistoryBroken,
             format!("the broker does not serve the history: {words}"),
             BROKEN_HISTORY,
@@ -257,7 +266,7 @@ fn judge_queue(
     now: Timestamp,
     findings: &mut Findings,
 ) {
-    if let Some(Unreadable { words, is_refused }) = &queue.unknown {
+    if let Some(Unreadable { words, is_refused, .. }) = &queue.unknown {
         let advice = if *is_refused { GRANT } else { "check the broker's log" };
         findings.problem(
             FindingCode::QueueUnreadable,
@@ -282,6 +291,17 @@ fn judge_queue(
                 format!("{} in `{}`{oldest}", counted(queue.ready, "dead letter"), queue.name),
                 "find the reasons with `unstale dlq list` and fix them; then apply the dead letters with `unstale dlq replay`, or drop them with `unstale dlq drop`",
             );
+            if broker.undeliverable_dead_letter {
+                findings.problem(
+                    FindingCode::QueueUndeliverableLetter,
+                    format!(
+                        "RabbitMQ cannot deliver a letter of `{}`, and ends each connection that would receive it",
+                        queue.name
+                    ),
+                    "the letters behind it cannot be read until `unstale dlq drop --undeliverable` has dropped it; find its publisher \
+                     (docs/faults/rabbitmq.md)",
+                );
+            }
         }
         QueueKind::Main | QueueKind::Slow if queue.consumers == 0 => {
             judge_unconsumed(queue, redis, findings);

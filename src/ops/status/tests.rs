@@ -36,6 +36,7 @@ pub(crate) fn healthy() -> Status {
                 queue("unstale.dead", QueueKind::Dead, 0, 0),
             ],
             oldest_dead_letter: None,
+            undeliverable_dead_letter: false,
             history: HistoryFacts::Exists {
                 first: 0,
                 last: 99_999,

@@ -8,7 +8,7 @@
 //! - Objects of the broker: `deleted`, `replaced`, `away`.
 //! - Workers: `crashes`, `stops`, `stalls`, `panics`, `checkpoints`, `watermark`.
 //! - Messages: `poison`, `suspects`, `neighbours`, `limits`, `headers`, `forged`,
-//!   `copies`, `closers`.
+//!   `copies`, `closers`, `undeliverable`.
 //!
 //! Deliberately absent: loss of confirmed writes by Redis, which is in `heal`.
 
@@ -37,5 +37,6 @@ mod replicas;
 mod stalls;
 mod stops;
 mod suspects;
+mod undeliverable;
 mod watermark;
 mod wire;
