@@ -14,6 +14,7 @@
 //! - `gate`: holds batches back while Redis is away. `probe` opens it again.
 //! - `prefetch_ramp`, `yielding`: how much is in flight. `in_order`: work that ends in order.
 //! - `suspected_poison`: messages that may kill workers. `survivors`: those that did not.
+//! - `closers`: effects at which Redis closes the connection.
 //! - `lane_end`: how a lane ends, and what ends it.
 //!
 //! Heals:
@@ -39,6 +40,7 @@ mod broker_identity;
 mod broker_objects;
 mod census;
 mod checkpoint;
+mod closers;
 mod drain;
 pub mod filling;
 mod gate;

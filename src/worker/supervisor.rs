@@ -438,7 +438,11 @@ async fn redis_usable(shared: &Shared, saw_deletion: &mut bool) {
         match broker_objects::learn_secret(&shared.cache, &shared.signer).await {
             Ok(()) => return shared.heal_state.owed.owe_what_was_deleted(saw_deletion).await,
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
-            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+            Err(
+                CommandError::Refused(cause)
+                | CommandError::NotPermitted(cause)
+                | CommandError::Failed(cause),
+            ) => {
                 warn!(cause = %chain(&cause), "the signing secret cannot be had from Redis: nothing is consumed");
                 tokio::time::sleep(SECRET_PAUSE).await;
             }

@@ -6,8 +6,23 @@ use super::super::failure::{CommandError, Outage};
 use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, HEAL_TAKE, Sent};
 use super::super::side_keys::SEQUENCE;
 use super::super::{Cache, lifetime};
-use super::own::{Mode, OwnState};
-use super::{Checkpoints, FieldChange, HEAL_LOCK, HealDetails, HealRecord, HealTurn, LowWatermark};
+use super::own::{Mode, OwnCheckpoint, OwnState};
+use super::{
+    Checkpoints, FieldChange, HEAL_LOCK, HealDetails, HealProgress, HealRecord, HealTurn,
+    LowWatermark,
+};
+
+impl Checkpoints {
+    /// Returns whether each lock is that worker's, with its last confirmed number or a later one.
+    /// Then Redis has lost nothing that it confirmed to the heal.
+    fn hold_locks(&self, worker: &str, own: &[OwnCheckpoint]) -> bool {
+        self.hashes.len() == own.len()
+            && self.hashes.iter().zip(own).all(|(hash, own)| {
+                let number = hash.lock_of(worker);
+                number.is_some_and(|number| (own.lock_confirmed..=own.lock).contains(&number))
+            })
+    }
+}
 
 impl Cache {
     /// Asks for the turn to heal. With it, batches write checkpoints to the lock, which also renews
@@ -47,11 +62,38 @@ impl Cache {
             state.mode = Mode::Healer;
             for (checkpoint, (_, checkpoints)) in state.checkpoints.iter_mut().zip(&answers) {
                 checkpoint.lock_since_ms = checkpoints.now_ms;
+                checkpoint.lock_confirmed = checkpoint.lock;
             }
         });
         HealTurn::Ours(Checkpoints::together(
             answers.into_iter().map(|(_, checkpoints)| checkpoints),
         ))
+    }
+
+    /// Continues our heal over a new connection, after the previous one was lost with commands on
+    /// their way. It is unknown which of them ran, so the locks get new numbers.
+    ///
+    /// # Errors
+    /// An outage, or the heal must begin again: Redis may have lost effects of it, or the lock is
+    /// not ours.
+    pub async fn continue_heal(&self, progress: &HealProgress) -> Result<(), Outage> {
+        let turn = if self.heals_beside {
+            self.take_heal_beside().await
+        } else {
+            let checkpoints = self.read_checkpoints().await.map_err(CommandError::into_outage)?;
+            let has_all = self
+                .own_checkpoints
+                .change(|state| checkpoints.hold_locks(&self.id, &state.checkpoints));
+            if !has_all {
+                return Err(Outage::lost_writes());
+            }
+            self.take_heal().await
+        };
+        match turn.map_err(CommandError::into_outage)? {
+            HealTurn::Ours(checkpoints) if checkpoints.servers() == progress.servers => Ok(()),
+            HealTurn::Ours(_) => Err(Outage::replaced()),
+            HealTurn::Anothers | HealTurn::Done => Err(Outage::lost_turn()),
+        }
     }
 
     /// Renews the lock of the heal. Checks that it still is ours and that Redis has lost no writes
@@ -149,5 +191,30 @@ impl Cache {
         self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter()))
             .await
             .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heal_continues_only_if_its_locks_have_what_was_confirmed() {
+        let own = |lock_confirmed| OwnCheckpoint { lock: 8, lock_confirmed, ..Default::default() };
+        let locks = |locks: &[&str]| {
+            let hash = |lock: &&str| {
+                Checkpoints::of(1, String::new(), vec![("lock".to_owned(), (*lock).to_owned())])
+            };
+            Checkpoints::together(locks.iter().map(hash))
+        };
+        assert!(locks(&["w:7:99"]).hold_locks("w", &[own(7)]));
+        assert!(locks(&["w:8:99"]).hold_locks("w", &[own(7)]), "not all answers arrived");
+        assert!(!locks(&["w:6:99"]).hold_locks("w", &[own(7)]), "Redis lost a confirmed write");
+        assert!(!locks(&["w:9:99"]).hold_locks("w", &[own(7)]), "never sent");
+        assert!(!locks(&["v:7:99"]).hold_locks("w", &[own(7)]), "another worker has it");
+        assert!(!Checkpoints::default().hold_locks("w", &[own(7)]));
+        let both = [own(7), own(8)];
+        assert!(locks(&["w:7:99", "w:8:99"]).hold_locks("w", &both));
+        assert!(!locks(&["w:7:99", "w:7:99"]).hold_locks("w", &both), "the second primary lost it");
     }
 }
