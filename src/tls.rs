@@ -139,20 +139,15 @@ fn find<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e Error> {
 
 /// Returns whether a verifier refuses a certificate because it is an authority's.
 ///
-/// `rustls` passes on its verifier's own error, whose type belongs to another crate. So only its
-/// text is left: the variant's name in `rustls-webpki` 0.102 and 0.103.
+/// `rustls` passes on the error of its verifier, `rustls-webpki`.
 fn is_of_authority(error: &(dyn StdError + 'static)) -> bool {
-    format!("{error:?}") == "CaUsedAsEndEntity"
+    matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::causes::chain;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("a certificate of an authority")]
-    struct CaUsedAsEndEntity;
 
     /// Shares its cause, as an error of `redis` does.
     #[derive(Debug, thiserror::Error)]
@@ -175,7 +170,9 @@ mod tests {
             (peer(CertificateError::BadSignature), "set UNSTALE_AMQP_TLS_CA"),
             (peer(CertificateError::Revoked), "check it, and UNSTALE_AMQP_TLS_CA"),
             (
-                peer(CertificateError::Other(OtherError(Arc::new(CaUsedAsEndEntity)))),
+                peer(CertificateError::Other(OtherError(Arc::new(
+                    webpki::Error::CaUsedAsEndEntity,
+                )))),
                 "the certificate of an authority as its own",
             ),
             (Error::AlertReceived(Alert::CertificateRequired), "set UNSTALE_AMQP_TLS_CERT"),

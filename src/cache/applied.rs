@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redis::Value;
 
-use super::commands::{Commands, Subject};
+use super::commands::{Commands, Subject, unlink};
+use super::context::Context;
 use super::failure::{self, CommandError, Outage};
+use super::fence;
+use super::script::Sent;
 use super::tags::{self, Invalidations};
-use crate::plan::{Command, EffectOutcome, EffectRef, Load, OperationId, Plan};
+use crate::plan::{Command, EffectOutcome, EffectRef, Load, Operation, OperationId, Plan};
 use crate::registry::RuleId;
 
 /// Result of a plan.
@@ -38,6 +41,8 @@ pub(super) struct PlanOutcome<'p, 'e> {
     pub(super) again: HashMap<OperationId, bool>,
     /// Tags to invalidate after the plan's pipelines.
     pub(super) tags_again: Vec<OperationId>,
+    /// Operations that failed and left an older value. Their keys are deleted instead.
+    unchanged: Vec<OperationId>,
     slow: Vec<OperationId>,
     /// Operations whose key existed, if a load depends on it.
     existed: HashSet<OperationId>,
@@ -55,6 +60,7 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
             failed: HashMap::new(),
             again: HashMap::new(),
             tags_again: Vec::new(),
+            unchanged: Vec::new(),
             slow: Vec::new(),
             existed: HashSet::new(),
             hits,
@@ -208,8 +214,38 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
 
     pub(super) fn fail(&mut self, id: OperationId, error: CommandError) -> Result<(), Outage> {
         let outcome = error.into_outcome()?;
+        if matches!(
+            self.plan.operation(id).command,
+            Command::Write(_) | Command::Expire(_) | Command::Serve
+        ) {
+            self.unchanged.push(id);
+        }
         self.end(id, outcome);
         Ok(())
+    }
+
+    /// Returns the deletions of keys whose old value must not stay readable, since it was not
+    /// replaced, or its life not shortened. A value of a later operation stays.
+    pub(super) fn deletions_instead(&mut self, context: &Context) -> Option<Commands> {
+        if self.unchanged.is_empty() {
+            return None;
+        }
+        let mut commands = Commands::none(Sent::default());
+        for id in std::mem::take(&mut self.unchanged) {
+            let Operation { target, fence_version, .. } = self.plan.operation(id);
+            if self.plan.is_followed_by_value(id) {
+                continue;
+            }
+            let key = target.as_bytes();
+            if let Some(version) = fence_version {
+                let deletion =
+                    fence::delete_below(target, version, context.fence_ttl_ms, &mut commands.sent);
+                commands.push(Subject::Quiet(id), deletion);
+            }
+            // Redis may refuse the script, or the fence.
+            commands.push(Subject::Quiet(id), unlink([key].into_iter(), 1));
+        }
+        Some(commands)
     }
 
     /// Sets the final outcome of an operation. Other answers no longer change it.

@@ -315,6 +315,13 @@ impl CheckpointHash {
         })
     }
 
+    /// Returns the number of the lock, if that worker has it.
+    fn lock_of(&self, worker: &str) -> Option<u64> {
+        let (_, lock) = self.fields.iter().find(|(field, _)| field == AFTER_LOSS.lock)?;
+        let (number, _) = lock.strip_prefix(worker)?.strip_prefix(':')?.split_once(':')?;
+        number.parse().ok()
+    }
+
     /// Returns the identity of the server that last wrote the checkpoints.
     fn written_on(&self) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field == "server").map(|(_, server)| server.as_str())

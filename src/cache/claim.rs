@@ -131,7 +131,7 @@ impl Cache {
     pub async fn refuses_key(&self, key: &str) -> Result<bool, Outage> {
         match self.is_there(key.as_bytes()).await {
             Ok(_) | Err(CommandError::Failed(_)) => Ok(false),
-            Err(CommandError::Refused(_)) => Ok(true),
+            Err(CommandError::Refused(_) | CommandError::NotPermitted(_)) => Ok(true),
             Err(CommandError::Outage(outage)) => Err(outage),
         }
     }

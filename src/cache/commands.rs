@@ -311,7 +311,7 @@ impl Commands {
         Self::none(Sent::all())
     }
 
-    fn none(sent: Sent) -> Self {
+    pub(super) fn none(sent: Sent) -> Self {
         Self {
             chunks: vec![Pipeline::new()],
             subjects: Vec::new(),

@@ -35,7 +35,7 @@ impl Cache {
         let answer = match self.call("INFO", info).await {
             Ok(value) => from_info(&value),
             Err(CommandError::Outage(outage)) => return Err(outage),
-            Err(CommandError::Refused(_) | CommandError::Failed(_)) => None,
+            Err(_) => None,
         };
         if let Some(eviction) = answer {
             return Ok(eviction);
@@ -45,7 +45,7 @@ impl Cache {
         match self.call("CONFIG", config).await {
             Ok(value) => Ok(from_config(&value).unwrap_or(Eviction::Unknown)),
             Err(CommandError::Outage(outage)) => Err(outage),
-            Err(CommandError::Refused(_) | CommandError::Failed(_)) => Ok(Eviction::Unknown),
+            Err(_) => Ok(Eviction::Unknown),
         }
     }
 }

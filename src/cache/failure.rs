@@ -86,6 +86,11 @@ impl Outage {
         )
     }
 
+    /// Returns the outage of a heal whose lock another worker has taken.
+    pub(super) fn lost_turn() -> Self {
+        Self::new("the turn to heal Redis is another worker's now")
+    }
+
     /// Returns the outage of a Redis that refuses checkpoints, without which lost writes go
     /// unnoticed.
     pub fn no_checkpoints(cause: Cause) -> Self {
@@ -139,9 +144,13 @@ pub enum CommandError {
     /// Redis is not usable.
     #[error(transparent)]
     Outage(#[from] Outage),
-    /// Redis refuses this command for good. The text has the command and Redis' code.
+    /// Redis refuses this command on this key for good. The text has the command and Redis' code.
     #[error(transparent)]
     Refused(Cause),
+    /// Redis refuses the command because of our user's rights, or does not have it. An operator can
+    /// permit it later. The text has the command and Redis' code.
+    #[error(transparent)]
+    NotPermitted(Cause),
     /// Redis did not do this command, for a reason that may pass.
     #[error(transparent)]
     Failed(Cause),
@@ -155,12 +164,15 @@ impl CommandError {
     /// # Errors
     /// The outage: no effect is at fault.
     pub fn into_outcome(self) -> Result<EffectOutcome, Outage> {
+        let dead = |cause: Cause, may_be_permitted| EffectOutcome::Dead {
+            reason: Reason::RedisRefused,
+            message: chain(&cause).to_string(),
+            may_be_permitted,
+        };
         match self {
             Self::Outage(outage) => Err(outage),
-            Self::Refused(cause) => Ok(EffectOutcome::Dead {
-                reason: Reason::RedisRefused,
-                message: chain(&cause).to_string(),
-            }),
+            Self::Refused(cause) => Ok(dead(cause, false)),
+            Self::NotPermitted(cause) => Ok(dead(cause, true)),
             Self::Failed(cause) => {
                 Ok(EffectOutcome::Retry { message: chain(&cause).to_string(), after: None })
             }
@@ -176,7 +188,9 @@ impl CommandError {
     pub fn outage_or(self, meaning: impl FnOnce(Cause) -> Outage) -> Outage {
         match self {
             Self::Outage(outage) => outage,
-            Self::Refused(cause) | Self::Failed(cause) => meaning(cause),
+            Self::Refused(cause) | Self::NotPermitted(cause) | Self::Failed(cause) => {
+                meaning(cause)
+            }
         }
     }
 }
@@ -207,11 +221,6 @@ const OUTAGES: [(&str, &str); 19] = [
 
 const IS_CLUSTER: &str = "Redis is a node of a cluster: set UNSTALE_REDIS_MODE=cluster";
 
-/// Our words for commands that Redis does not have, or does not permit.
-const UNKNOWN_COMMAND: &str =
-    "unknown command: Redis 7.0 or newer is needed, with no command renamed";
-const NO_PERMISSION: &str = "no permission";
-
 /// Codes that waiting does not end.
 const FOR_A_PERSON: [&str; 5] = ["NOAUTH", "WRONGPASS", "DENIED", "MOVED", "ASK"];
 
@@ -228,33 +237,30 @@ pub(super) fn classify(command: &str, error: &ServerError) -> CommandError {
         };
         return outage.into();
     }
-    let refused = |meaning: &str| CommandError::Refused(format!("{command}: ERR {meaning}").into());
+    let cause = |meaning: &str| Cause::from(format!("{command}: ERR {meaning}"));
+    let refused = |meaning| CommandError::Refused(cause(meaning));
+    let not_permitted = |meaning| CommandError::NotPermitted(cause(meaning));
     match code {
         "ERR" => match error_text::plain(details) {
             Some(Plain::TooManyClients) => Outage::new("Redis has reached maxclients").into(),
             Some(Plain::NoInteger) => refused("not an integer or out of range"),
             Some(Plain::Overflow) => refused("the counter would overflow"),
             Some(Plain::InvalidExpire) => refused("invalid expire time"),
-            Some(Plain::UnknownCommand) => refused(UNKNOWN_COMMAND),
+            Some(Plain::UnknownCommand) => not_permitted(
+                "unknown command: Redis 7.0 or newer is needed, with no command renamed",
+            ),
             Some(Plain::UnsupportedOption) => {
                 refused("unsupported option: Redis 7.0 or newer is needed")
             }
-            Some(Plain::NoPermission) => refused(NO_PERMISSION),
+            Some(Plain::NoPermission) => not_permitted("no permission"),
             Some(Plain::UnknownPrimary) | None => {
                 CommandError::Failed(format!("{command}: ERR").into())
             }
         },
-        "WRONGTYPE" | "NOPERM" | "CROSSSLOT" => {
-            CommandError::Refused(format!("{command}: {code}").into())
-        }
+        "WRONGTYPE" | "CROSSSLOT" => CommandError::Refused(format!("{command}: {code}").into()),
+        "NOPERM" => CommandError::NotPermitted(format!("{command}: {code}").into()),
         _ => CommandError::Failed(format!("{command}: {code}").into()),
     }
-}
-
-/// Returns true if a refusal concerns the server or the rights of our user, and not the key. An
-/// operator can permit the same command later.
-pub fn is_not_permitted(refusal: &str) -> bool {
-    ["NOPERM", NO_PERMISSION, UNKNOWN_COMMAND].iter().any(|sign| refusal.contains(sign))
 }
 
 /// Returns the answer to the named command, or the meaning of its error.
@@ -414,10 +420,12 @@ pub(super) fn of_sentinel(error: &ServerError) -> Outage {
 pub(super) fn takes_no_writes(error: &ServerError) -> Outage {
     match classify("SET", error) {
         CommandError::Outage(outage) => outage,
-        CommandError::Refused(_) if error.code() == "NOPERM" => Outage::for_person(
+        CommandError::NotPermitted(_) if error.code() == "NOPERM" => Outage::for_person(
             "Redis refuses writes to our own keys: the ACL of our user needs ~unstale:* (NOPERM)",
         ),
-        CommandError::Refused(cause) | CommandError::Failed(cause) => {
+        CommandError::Refused(cause)
+        | CommandError::NotPermitted(cause)
+        | CommandError::Failed(cause) => {
             let what = "Redis takes no writes".into();
             Outage::new(Cause::new(Meaning { what, cause }))
         }

@@ -6,6 +6,7 @@ use redis::Cmd;
 use super::script::{DELETE_FENCED, RAISE_FENCE, Sent, WRITE_FENCED};
 use super::side_keys::fence;
 use crate::plan::FenceVersion;
+use crate::registry::Version;
 
 /// Maximum number of keys in one call: some hundred microseconds of Redis' time.
 pub(super) const KEYS_PER_CALL: usize = 200;
@@ -20,6 +21,18 @@ pub(super) fn delete(deletions: &[(&str, FenceVersion<'_>)], ttl_ms: i64, sent: 
         command.arg(text(mark));
     }
     command
+}
+
+/// Deletes a key that could not be written at a version. Its fence rises to just below that
+/// version: a retry may still write the key, and older events may not.
+pub(super) fn delete_below(
+    key: &str,
+    mark: &FenceVersion<'_>,
+    ttl_ms: i64,
+    sent: &mut Sent,
+) -> Cmd {
+    let version = Version { place: mark.version.place.saturating_sub(1), ..mark.version.clone() };
+    delete(&[(key, FenceVersion { version: &version, tied: mark.tied })], ttl_ms, sent)
 }
 
 /// Raises the fence of a key that keeps its value for now.

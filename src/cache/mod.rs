@@ -66,7 +66,7 @@ pub use checkpoints::{
 pub use claim::{Claim, LoadToken};
 pub use connection_state::ConnectionState;
 pub use eviction::Eviction;
-pub use failure::{CacheError, CommandError, Outage, is_not_permitted};
+pub use failure::{CacheError, CommandError, Outage};
 pub use lease::{FillOutcome, Grant};
 pub use lifetime::LONGEST_LEASE;
 pub use second_deletes::{DueSecondDelete, SecondDelete, SecondDeletes};

@@ -138,7 +138,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    WRITE_TAGGED = 0: TAG_MEMBER, "write_tagged.lua";
+    WRITE_TAGGED = 0: TAG_MEMBER, "caught.lua", "write_tagged.lua";
     INVALIDATE_TAGS = 1: "refusal.lua", TEXT, "side_key.lua", "sequence.lua", "invalidate_tags.lua";
     DRAIN_SLICE = 2: "side_key.lua", "members.lua", "drain_slice.lua";
     GRANT_LEASE = 3: TEXT, "grant_lease.lua";
@@ -150,7 +150,7 @@ scripts! {
     KEEP_LOAD = 11: TEXT, "keep_load.lua";
     END_LOAD = 12: TEXT, "end_load.lua";
     DELETE_FENCED = 8: "fence.lua", "delete_fenced.lua";
-    WRITE_FENCED = 9: "refusal.lua", TAG_MEMBER, "fence.lua", "write_fenced.lua";
+    WRITE_FENCED = 9: "refusal.lua", TAG_MEMBER, "caught.lua", "fence.lua", "write_fenced.lua";
     SCHEDULE_SECOND_DELETES = 13: TEXT, "second_delete_clock.lua", "schedule_second_deletes.lua";
     RAISE_FENCE = 30: "fence.lua", "raise_fence.lua";
     DUE_SECOND_DELETES = 14: TEXT, "second_delete_clock.lua", "due_second_deletes.lua";

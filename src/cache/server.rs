@@ -30,7 +30,7 @@ impl Cache {
             match self.call("INFO", command).await {
                 Ok(value) => info.extend(text_of(&value)),
                 Err(error @ CommandError::Outage(_)) => return Err(error),
-                Err(CommandError::Refused(_) | CommandError::Failed(_)) => {}
+                Err(_) => {}
             }
         }
         Ok(read(&info))

@@ -38,6 +38,9 @@ pub enum EffectOutcome {
         reason: Reason,
         /// Rules and codes, never payload values.
         message: String,
+        /// Redis refuses the command because of our user's rights, or does not have it. An operator
+        /// can permit it later.
+        may_be_permitted: bool,
     },
 }
 

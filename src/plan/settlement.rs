@@ -101,7 +101,7 @@ pub fn settle(
             EffectOutcome::NotTried { message, after } => {
                 sorted.not_tried(*position, message, *after)
             }
-            EffectOutcome::Dead { reason, message } => sorted.dead(*position, *reason, message),
+            EffectOutcome::Dead { reason, message, .. } => sorted.dead(*position, *reason, message),
         }
     }
     sorted.into_settlement(policy, resolution, failure, attempts_before)

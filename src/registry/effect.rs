@@ -98,6 +98,32 @@ pub enum Action {
     Warm(Box<Warm>),
 }
 
+impl Effect {
+    /// Returns true if the effect stores a value.
+    pub fn has_value(&self) -> bool {
+        matches!(self.action, Action::Write(_) | Action::Warm(_))
+    }
+
+    /// Returns the deletion that replaces a `write` or `warm` whose value cannot be stored, or
+    /// `None` for other verbs. Its version is just below that of the effect: the event may still
+    /// write the key later, and older ones may not.
+    pub fn without_value(&self) -> Option<Self> {
+        if !self.has_value() {
+            return None;
+        }
+        let version = self.version.as_deref().map(|version| {
+            Box::new(Version { place: version.place.saturating_sub(1), ..version.clone() })
+        });
+        Some(Self {
+            rule: self.rule,
+            target: self.target.clone(),
+            action: Action::Delete,
+            version,
+            again: None,
+        })
+    }
+}
+
 impl Action {
     /// Returns the verb of the action.
     pub const fn verb(&self) -> Verb {

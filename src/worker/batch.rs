@@ -16,26 +16,21 @@ use std::sync::Arc;
 use tracing::{debug, error};
 
 use super::account::Charge;
+use super::closers::{Closers, LostConnections, Part};
 use super::gate::Gate;
 use super::in_flight::Taken;
 use super::intake::Request;
 use super::live::Live;
 use crate::broker::Delivery;
-use crate::cache::{Cache, Outage};
+use crate::cache::{Cache, KeyHits, Outage};
 use crate::causes::Explain;
 use crate::plan::{self, EffectOutcome, EffectRef};
 use crate::reason::Reason;
-use crate::registry::Action;
 
 pub(super) use settle::Settler;
 
 /// Number of broken checkpoints in a row after which a batch is applied one delivery at a time.
 const SUSPECTED_AFTER: u32 = 2;
-
-/// Number of lost connections after which a batch is applied one delivery at a time. After as many
-/// in a row at one delivery that is applied alone, it becomes a dead letter. A failed probe in
-/// between starts both counts anew: then the server was away.
-const LOST_CONNECTIONS_MAX: u32 = 3;
 
 /// The deliveries of a batch, in order, with one request for each. There is at least one.
 #[derive(Debug)]
@@ -44,6 +39,8 @@ pub(super) struct Contents {
     pub(super) requests: Vec<Request>,
     /// The registry that resolved them.
     pub(super) live: Arc<Live>,
+    /// True if some effects were given up, since Redis closes the connection at them.
+    has_closers: bool,
     _charge: Charge,
 }
 
@@ -59,11 +56,7 @@ pub(super) struct Resolved {
 struct Outages {
     /// How many times in a row the checkpoint after the batch held a wrong counter.
     broke_checkpoint: u32,
-    /// How many times the connection was lost, without a failed probe in between.
-    lost_connection: u32,
-    /// The event at which the connection was last lost while events were applied one by one, and
-    /// how many times in a row.
-    lost_alone: Option<(usize, u32)>,
+    lost_connections: LostConnections,
     /// True if Redis may have deleted keys of the batch, although nothing of it counts as applied.
     was_tried: bool,
 }
@@ -118,6 +111,12 @@ impl Contents {
         outcome
     }
 
+    fn count(&self, hits: &[KeyHits]) {
+        for hits in hits {
+            self.live.metrics.keys(hits.rule, hits.yes, hits.no);
+        }
+    }
+
     /// Returns the effects of some events that must still be applied.
     fn collect<'b>(
         &'b self,
@@ -153,7 +152,7 @@ impl Resolved {
         live: Arc<Live>,
         charge: Charge,
     ) -> Self {
-        let contents = Contents { taken, requests, live, _charge: charge };
+        let contents = Contents { taken, requests, live, has_closers: false, _charge: charge };
         Self { contents, outages: Outages::default() }
     }
 
@@ -220,67 +219,46 @@ impl Resolved {
     pub(super) fn met(&mut self, outage: &Outage) {
         let times = &mut self.outages.broke_checkpoint;
         *times = if outage.broke_checkpoint { *times + 1 } else { 0 };
-        self.outages.lost_connection += u32::from(outage.lost_connection);
+        if outage.lost_connection {
+            self.outages.lost_connections.add();
+        }
     }
 
     /// Notes that a probe failed too: the server was away, and the batch is not the cause.
     pub(super) fn forget_lost_connections(&mut self) {
-        (self.outages.lost_connection, self.outages.lost_alone) = (0, None);
+        self.outages.lost_connections = LostConnections::default();
     }
 
     /// Returns true if one of its deliveries may be the one that breaks the checkpoint or loses the
     /// connection. Such a batch must be applied alone.
     pub(super) fn is_suspected(&self) -> bool {
-        self.outages.broke_checkpoint >= SUSPECTED_AFTER
-            || self.outages.lost_connection >= LOST_CONNECTIONS_MAX
+        self.contents.has_closers
+            || self.outages.broke_checkpoint >= SUSPECTED_AFTER
+            || self.outages.lost_connections.is_suspicious()
     }
 
-    /// Notes the outage that one event met when it was applied alone. If the event is the cause, it
-    /// becomes a dead letter.
-    pub(super) fn met_alone(&mut self, event: usize, outage: &Outage) {
+    /// Notes the outage that a part of the batch met when it was applied alone. An event that
+    /// breaks the checkpoint becomes a dead letter. So does an effect that loses the connection.
+    fn met_alone(&mut self, part: Part, outage: &Outage) {
         if outage.broke_checkpoint {
-            self.give_up(event);
+            self.give_up(part.event);
         }
-        if outage.lost_connection {
-            let times = match self.outages.lost_alone {
-                Some((before, times)) if before == event => times + 1,
-                _ => 1,
-            };
-            self.outages.lost_alone = Some((event, times));
-            if times >= LOST_CONNECTIONS_MAX {
-                self.give_up_closer(event);
-                self.forget_lost_connections();
-            }
-        }
-    }
-
-    /// Dead-letters one event, at which Redis closes the connection.
-    fn give_up_closer(&mut self, event: usize) {
-        let request = &self.contents.requests[event];
-        if request.verdict.is_some() {
+        let request = &mut self.contents.requests[part.event];
+        let lost_max = request.lost_connections_max(part.position);
+        if !outage.lost_connection || !self.outages.lost_connections.is_caused_by(part, lost_max) {
             return;
         }
-        let largest = request
-            .resolution
-            .effects
-            .iter()
-            .map(|effect| match &effect.action {
-                Action::Write(write) => effect.target.len() + write.value.len(),
-                _ => effect.target.len(),
-            })
-            .max()
-            .unwrap_or_default();
-        let error = format!(
-            "applied alone, the event loses the connection to Redis each time: its largest command has {largest} bytes, without a loaded value; \
-             compare with `proto-max-bulk-len` and `client-query-buffer-limit` of Redis, and with the limits of a proxy"
-        );
-        let routing_key = self.deliveries()[event].routing_key();
-        error!(
-            ?routing_key,
-            largest_bytes = largest,
-            "an event is dead-lettered: applied alone, it loses the connection to Redis each time"
-        );
-        self.contents.requests[event].give_up(Reason::RedisRefused, error);
+        self.contents.has_closers = true;
+        if request.verdict.is_none()
+            && let Some(bytes) = request.closes_at(part.position)
+        {
+            let routing_key = self.deliveries()[part.event].routing_key();
+            error!(
+                ?routing_key,
+                bytes,
+                "an effect is dead-lettered: applied alone, it loses the connection to Redis each time"
+            );
+        }
     }
 
     /// Dead-letters one event, which breaks the checkpoint when applied alone.
@@ -318,15 +296,53 @@ impl Resolved {
             // A break that another delivery caused, perhaps in another worker, is found here and
             // not attributed to this event.
             cache.confirm_checkpoint().await?;
-            match self.apply_events(cache, event..event + 1).await {
+            let applied = match &self.contents.requests[event].closers {
+                Some(closers) => self.apply_effects(cache, event, closers).await,
+                None => {
+                    let applied = self.apply_events(cache, event..event + 1).await;
+                    applied.map_err(|outage| (Part { event, position: None }, outage))
+                }
+            };
+            match applied {
                 Ok(of_event) => unfinished.extend(of_event),
-                Err(outage) => {
-                    self.met_alone(event, &outage);
+                Err((part, outage)) => {
+                    self.met_alone(part, &outage);
                     return Err(outage);
                 }
             }
         }
         Ok(unfinished)
+    }
+
+    /// Applies the effects of one event one by one, up to the first outage. Returns the part that
+    /// met the outage.
+    async fn apply_effects(
+        &self,
+        cache: &Cache,
+        event: usize,
+        closers: &Closers,
+    ) -> Result<Unfinished, (Part, Outage)> {
+        let contents = &self.contents;
+        let request = &contents.requests[event];
+        let index = u32::try_from(event).unwrap_or(u32::MAX);
+        let named =
+            |position, outcome| contents.named(EffectRef { event: index, position }, outcome);
+        let mut rest = Vec::new();
+        for (position, effect) in (0..).zip(&request.resolution.effects) {
+            if !request.asks_for(position) || closers.leaves_out(position) {
+                continue;
+            }
+            let mut plan = plan::Batch::new(cache.tag_prefix(), 1);
+            plan.push_retried(EffectRef { event: index, position }, effect);
+            let applied = cache.apply(&plan.finish()).await;
+            let applied =
+                applied.map_err(|outage| (Part { event, position: Some(position) }, outage))?;
+            contents.count(&applied.hits);
+            let outcomes = applied.unsettled.into_iter();
+            rest.extend(outcomes.map(|(_, outcome)| (position, named(position, outcome))));
+        }
+        closers.add_outcomes(&mut rest, named);
+        Ok(if rest.is_empty() { Unfinished::new() } else { Unfinished::from([(index, rest)]) })
     }
 
     async fn apply_events(
@@ -337,9 +353,7 @@ impl Resolved {
         let contents = &self.contents;
         let collected = contents.collect(cache, events, self.outages.was_tried);
         let applied = cache.apply(&collected.finish()).await?;
-        for hits in applied.hits {
-            contents.live.metrics.keys(hits.rule, hits.yes, hits.no);
-        }
+        contents.count(&applied.hits);
         let mut unfinished = Unfinished::new();
         for (slot, outcome) in applied.unsettled {
             let outcome = contents.named(slot, outcome);
@@ -367,13 +381,28 @@ impl PartlyApplied {
         let mut rest = self.rest;
         rest.extend(unfinished);
         rest.sort_unstable_by_key(|(position, _)| *position);
+        let contents = &self.batch.contents;
+        if let Some(closers) = &contents.requests[0].closers {
+            closers.add_outcomes(&mut rest, |position, outcome| {
+                contents.named(EffectRef { event: 0, position }, outcome)
+            });
+        }
         let unfinished =
             if rest.is_empty() { Unfinished::new() } else { Unfinished::from([(0, rest)]) };
         Applied { contents: self.batch.contents, unfinished }
     }
 
-    /// Returns to the state before the quick part, after an outage.
-    pub(super) fn not_applied(self, outage: Outage) -> NotApplied {
+    /// Returns true if each effect must be applied alone.
+    pub(super) fn is_suspected(&self) -> bool {
+        self.batch.is_suspected()
+    }
+
+    /// Returns to the state before the quick part, after an outage that the effect at that position
+    /// met.
+    pub(super) fn not_applied(mut self, position: u32, outage: Outage) -> NotApplied {
+        if self.is_suspected() {
+            self.batch.met_alone(Part { event: 0, position: Some(position) }, &outage);
+        }
         self.batch.not_applied(outage)
     }
 }

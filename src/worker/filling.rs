@@ -114,9 +114,11 @@ impl Unfilled {
                 Ok(match error {
                     LoadError::Retry { after, .. } => EffectOutcome::Retry { message, after },
                     LoadError::NotAsked { after, .. } => EffectOutcome::NotTried { message, after },
-                    LoadError::Refused { .. } => {
-                        EffectOutcome::Dead { reason: Reason::LoaderRefused, message }
-                    }
+                    LoadError::Refused { .. } => EffectOutcome::Dead {
+                        reason: Reason::LoaderRefused,
+                        message,
+                        may_be_permitted: false,
+                    },
                 })
             }
             Self::Held => again("another load of the same key did not end in time".to_owned()),

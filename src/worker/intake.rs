@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jiff::Timestamp;
 use tracing::debug;
 
+use super::closers::Closers;
 use super::live::Live;
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, LaneName};
 use crate::event::{Decoded, Event, Provenance, Reading, decode};
@@ -33,6 +34,8 @@ pub(super) struct Request {
     pub(super) is_unread: bool,
     /// In the slow lane: the event's identity, which loads send to their loaders.
     pub(super) identity: Option<Box<Identity>>,
+    /// Set if the event is the one of its batch at which Redis closes the connection.
+    pub(super) closers: Option<Box<Closers>>,
 }
 
 /// The identity of an event, which loads send to their loaders.

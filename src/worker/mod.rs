@@ -16,6 +16,7 @@
 //! - `prefetch_ramp`, `yielding`: how much is in flight. `in_order`: work that ends in order.
 //! - `suspected_poison`: messages that may kill workers. `survivors`: those that did not.
 //!   `undeliverable`: messages at which the broker ends the connection.
+//! - `closers`: effects at which Redis closes the connection.
 //! - `lane_end`: how a lane ends, and what ends it.
 //!
 //! Heals:
@@ -42,6 +43,7 @@ mod broker_identity;
 mod broker_objects;
 mod census;
 mod checkpoint;
+mod closers;
 mod drain;
 pub mod filling;
 mod gate;

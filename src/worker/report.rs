@@ -73,7 +73,11 @@ impl<'s> Reporter<'s> {
                     self.remember(&others);
                 }
                 Err(CommandError::Outage(outage)) => gate.close(&outage),
-                Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+                Err(
+                    CommandError::Refused(cause)
+                    | CommandError::NotPermitted(cause)
+                    | CommandError::Failed(cause),
+                ) => {
                     if !std::mem::replace(&mut self.refused, true) {
                         warn!(cause = %chain(&cause), "this worker cannot report to Redis: `unstale status` does not show it");
                     }

@@ -37,7 +37,11 @@ pub(super) async fn run(cache: &Cache, gate: &Gate, registry: &CurrentRegistry) 
                 gate.close(&outage);
                 Duration::ZERO
             }
-            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+            Err(
+                CommandError::Refused(cause)
+                | CommandError::NotPermitted(cause)
+                | CommandError::Failed(cause),
+            ) => {
                 let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) && registry.load().registry.has_second_deletes()
                 {

@@ -1,8 +1,7 @@
 //! Settles one delivery of the slow lane: everything that one round trip can do, then each load and
 //! each drain of a big tag.
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::batch::{Applied, NotApplied, PartlyApplied, Resolved};
@@ -26,7 +25,6 @@ pub(super) async fn handle(
     let mut tokens = Tokens::new();
     let mut held_since = None;
     loop {
-        let was_suspected = batch.is_suspected();
         let NotApplied { batch: mut held, outage } =
             match apply(pipeline, batch, &tokens, until).await {
                 Ok(applied) => return Ok(applied.settle(pipeline.settler).await?.last_tag()),
@@ -34,9 +32,6 @@ pub(super) async fn handle(
             };
         pipeline.gate.close(&outage);
         held.met(&outage);
-        if was_suspected {
-            held.met_alone(0, &outage);
-        }
         let since = *held_since.get_or_insert_with(Instant::now);
         if !pipeline.gate.hold(until.stop, &outage, since).await {
             return Ok(None);
@@ -61,27 +56,31 @@ async fn apply(
     let partly = batch.apply_quick_part(pipeline.cache).await?;
     match finish_all(pipeline, &partly, tokens, until).await {
         Ok(unfinished) => Ok(partly.applied(unfinished)),
-        Err(outage) => Err(partly.not_applied(outage)),
+        Err((position, outage)) => Err(partly.not_applied(position, outage)),
     }
 }
 
-/// Finishes the slow effects at once. Returns those that are unfinished after all.
+/// Finishes the slow effects, all at once unless one of them may be the cause of outages. Returns
+/// those that are unfinished after all.
+///
+/// # Errors
+/// The position of an effect that met an outage, and the outage.
 async fn finish_all(
     pipeline: Pipeline<'_>,
     partly: &PartlyApplied,
     tokens: &Tokens,
     until: Until<'_>,
-) -> Result<Vec<(u32, EffectOutcome)>, Outage> {
-    let mut unfinished = Vec::new();
-    let mut pending: FuturesUnordered<_> = partly
-        .slow()
-        .iter()
-        .map(|position| finish(pipeline, partly, *position, tokens, until))
-        .collect();
-    while let Some(finished) = pending.next().await {
-        unfinished.extend(finished?);
-    }
-    Ok(unfinished)
+) -> Result<Vec<(u32, EffectOutcome)>, (u32, Outage)> {
+    let at_once = if partly.is_suspected() { 1 } else { usize::MAX };
+    let unfinished: Vec<_> = stream::iter(partly.slow().iter().copied())
+        .map(async |position| {
+            let finished = finish(pipeline, partly, position, tokens, until).await;
+            finished.map_err(|outage| (position, outage))
+        })
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await?;
+    Ok(unfinished.into_iter().flatten().collect())
 }
 
 /// Finishes one effect, and returns its outcome if it is unfinished. If no more may begin, longer
@@ -96,6 +95,9 @@ async fn finish(
     let contents = partly.contents();
     let effect = &contents.requests[0].resolution.effects[position as usize];
     let slot = EffectRef { event: 0, position };
+    if contents.requests[0].closers.as_ref().is_some_and(|closers| closers.leaves_out(position)) {
+        return Ok(None);
+    }
     let outcome = match &effect.action {
         Action::Warm(warm) => {
             warm::fill(pipeline, contents, (&effect.target, warm), &tokens.of(position), until)

@@ -341,7 +341,11 @@ async fn redis_usable(shared: &Shared, session: &Session, saw_deletion: &mut boo
                 return queue_marks::keep(heals, session, look).await;
             }
             Err(CommandError::Outage(outage)) => shared.gate.close(&outage),
-            Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+            Err(
+                CommandError::Refused(cause)
+                | CommandError::NotPermitted(cause)
+                | CommandError::Failed(cause),
+            ) => {
                 warn!(cause = %chain(&cause), "the signing secret cannot be had from Redis: nothing is consumed");
                 tokio::time::sleep(SECRET_PAUSE).await;
             }

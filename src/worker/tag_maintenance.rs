@@ -67,7 +67,9 @@ pub(super) async fn run(of: Maintenance<'_>) -> Infallible {
         let Err(error) = maintain(of, &mut eviction, &mut asked).await;
         match error {
             CommandError::Outage(outage) => gate.close(&outage),
-            CommandError::Refused(cause) | CommandError::Failed(cause) => {
+            CommandError::Refused(cause)
+            | CommandError::NotPermitted(cause)
+            | CommandError::Failed(cause) => {
                 let cause = chain(&cause).to_string();
                 if refused.as_ref() != Some(&cause) {
                     info!(
@@ -206,7 +208,7 @@ async fn settle(cache: &Cache, set: &[u8], asides: &mut Asides) -> Result<Durati
         }
         Ok(false) => asides.settled(set, Instant::now()),
         Err(CommandError::Outage(outage)) => return Err(outage.into()),
-        Err(CommandError::Refused(_) | CommandError::Failed(_)) => asides.forget(set),
+        Err(_) => asides.forget(set),
     }
     Ok(Duration::ZERO)
 }
@@ -248,7 +250,7 @@ async fn step(
             }
             Err(CommandError::Outage(outage)) => Err(outage.into()),
             // The key is no longer a set, or the ACL refuses it.
-            Err(CommandError::Refused(_) | CommandError::Failed(_)) => {
+            Err(_) => {
                 rounds.skipped();
                 Ok(PER_MEMBER)
             }

@@ -4,8 +4,22 @@ use super::super::Cache;
 use super::super::failure::{CommandError, Outage};
 use super::super::script::{FORWARD_SEQUENCE, HEAL_FINISH, Sent};
 use super::super::side_keys::SEQUENCE;
-use super::own::Mode;
-use super::{FieldChange, HealDetails, HealRecord, HealTurn, LowWatermark};
+use super::own::{Mode, OwnCheckpoint};
+use super::{
+    Checkpoints, FieldChange, HealDetails, HealProgress, HealRecord, HealTurn, LowWatermark,
+};
+
+impl Checkpoints {
+    /// Returns whether each lock is that worker's, with its last confirmed number or a later one.
+    /// Then Redis has lost nothing that it confirmed to the heal.
+    fn hold_locks(&self, worker: &str, own: &[OwnCheckpoint]) -> bool {
+        self.hashes.len() == own.len()
+            && self.hashes.iter().zip(own).all(|(hash, own)| {
+                let number = hash.lock_of(worker);
+                number.is_some_and(|number| (own.lock_confirmed..=own.lock).contains(&number))
+            })
+    }
+}
 
 impl Cache {
     /// Asks for the turn to heal. With it, batches write checkpoints to the lock, which also renews
@@ -15,6 +29,33 @@ impl Cache {
     /// An outage, or Redis refuses.
     pub async fn take_heal(&self) -> Result<HealTurn, CommandError> {
         self.backend.take_heal(&self.context).await
+    }
+
+    /// Continues our heal over a new connection, after the previous one was lost with commands on
+    /// their way. It is unknown which of them ran, so the locks get new numbers.
+    ///
+    /// # Errors
+    /// An outage, or the heal must begin again: Redis may have lost effects of it, or the lock is
+    /// not ours.
+    pub async fn continue_heal(&self, progress: &HealProgress) -> Result<(), Outage> {
+        let turn = if self.context.heals_beside {
+            self.take_heal_beside().await
+        } else {
+            let checkpoints = self.read_checkpoints().await.map_err(CommandError::into_outage)?;
+            let has_all = self
+                .context
+                .own_checkpoints
+                .change(|state| checkpoints.hold_locks(self.id(), &state.checkpoints));
+            if !has_all {
+                return Err(Outage::lost_writes());
+            }
+            self.take_heal().await
+        };
+        match turn.map_err(CommandError::into_outage)? {
+            HealTurn::Ours(checkpoints) if checkpoints.servers() == progress.servers => Ok(()),
+            HealTurn::Ours(_) => Err(Outage::replaced()),
+            HealTurn::Anothers | HealTurn::Done => Err(Outage::lost_turn()),
+        }
     }
 
     /// Renews the lock of the heal. Checks that it still is ours and that Redis has lost no writes
@@ -112,5 +153,30 @@ impl Cache {
         self.call("sequence", FORWARD_SEQUENCE.call(&mut Sent::default(), [SEQUENCE].into_iter()))
             .await
             .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heal_continues_only_if_its_locks_have_what_was_confirmed() {
+        let own = |lock_confirmed| OwnCheckpoint { lock: 8, lock_confirmed, ..Default::default() };
+        let locks = |locks: &[&str]| {
+            let hash = |lock: &&str| {
+                Checkpoints::of(1, String::new(), vec![("lock".to_owned(), (*lock).to_owned())])
+            };
+            Checkpoints::together(locks.iter().map(hash))
+        };
+        assert!(locks(&["w:7:99"]).hold_locks("w", &[own(7)]));
+        assert!(locks(&["w:8:99"]).hold_locks("w", &[own(7)]), "not all answers arrived");
+        assert!(!locks(&["w:6:99"]).hold_locks("w", &[own(7)]), "Redis lost a confirmed write");
+        assert!(!locks(&["w:9:99"]).hold_locks("w", &[own(7)]), "never sent");
+        assert!(!locks(&["v:7:99"]).hold_locks("w", &[own(7)]), "another worker has it");
+        assert!(!Checkpoints::default().hold_locks("w", &[own(7)]));
+        let both = [own(7), own(8)];
+        assert!(locks(&["w:7:99", "w:8:99"]).hold_locks("w", &both));
+        assert!(!locks(&["w:7:99", "w:7:99"]).hold_locks("w", &both), "the second primary lost it");
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct OwnCheckpoint {
     pub(super) confirmed: Option<(u64, u64)>,
     /// Number sent last for the lock.
     pub(super) lock: u64,
+    /// Number confirmed last for the lock.
+    pub(super) lock_confirmed: u64,
     /// Server's clock when we took the lock.
     pub(super) lock_since_ms: u64,
     /// In a cluster: the node that served it at the last tick.
@@ -144,9 +146,15 @@ impl OwnState {
         CheckpointWrite { mode, checkpoint, number }: CheckpointWrite,
     ) {
         let checkpoint = &mut self.checkpoints[checkpoint];
-        if let (Some((confirmed, _)), Mode::Worker) = (&mut checkpoint.confirmed, mode) {
-            *confirmed = (*confirmed).max(number);
-            checkpoint.covers_alone = true;
+        match (mode, &mut checkpoint.confirmed) {
+            (Mode::Healer, _) => {
+                checkpoint.lock_confirmed = checkpoint.lock_confirmed.max(number);
+            }
+            (Mode::Worker, Some((confirmed, _))) => {
+                *confirmed = (*confirmed).max(number);
+                checkpoint.covers_alone = true;
+            }
+            (Mode::Worker, None) | (Mode::Off, _) => {}
         }
     }
 

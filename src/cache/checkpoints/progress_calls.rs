@@ -98,7 +98,7 @@ impl Cache {
             .await;
         match answers {
             Ok((answers, _)) if answers.iter().all(|answer| *answer == Value::Int(1)) => Ok(()),
-            Ok(_) => Err(Outage::new("the turn to heal Redis is another worker's now")),
+            Ok(_) => Err(Outage::lost_turn()),
             Err(error) => Err(error.outage_or(Outage::no_checkpoints)),
         }
     }

@@ -56,6 +56,7 @@ impl Context {
             state.mode = Mode::Healer;
             for (checkpoint, (_, checkpoints)) in state.checkpoints.iter_mut().zip(&answers) {
                 checkpoint.lock_since_ms = checkpoints.now_ms;
+                checkpoint.lock_confirmed = checkpoint.lock;
             }
         });
         HealTurn::Ours(Checkpoints::together(

@@ -29,7 +29,8 @@ use redis::{Cmd, Pipeline, Value};
 use super::super::applied::{Applied, PlanOutcome};
 use super::super::commands::{Commands, Subject, unlink};
 use super::super::context::Context;
-use super::super::failure::Outage;
+use super::super::failure::{self, CommandError, Outage};
+use super::super::fence;
 use super::super::lifetime;
 use super::super::side_keys::{Kind, side_key};
 use super::super::slot;
@@ -81,7 +82,17 @@ impl PlanRun<'_> {
         self.refuse_without_side_keys(outcome);
         let detached = self.change_sets(outcome, &mut unconfirmed).await?;
         let tagged = self.change_keys(&detached, outcome, &mut unconfirmed).await?;
-        self.complete_sets(&detached, &tagged, outcome, &mut unconfirmed).await
+        self.complete_sets(&detached, &tagged, outcome, &mut unconfirmed).await?;
+        let Some(commands) = outcome.deletions_instead(self.context) else { return Ok(()) };
+        for (_, answer) in self.answers(&commands, Some(self.context), &mut unconfirmed).await? {
+            // The effects have failed in any case, so only an outage counts.
+            if let Value::ServerError(error) = answer
+                && let CommandError::Outage(outage) = failure::classify("UNLINK", &error)
+            {
+                return Err(outage);
+            }
+        }
+        Ok(())
     }
 
     /// Ends operations on keys whose side keys would be in another slot: they are only deleted.
@@ -107,8 +118,12 @@ impl PlanRun<'_> {
                 }
             };
             if lacks_side_keys {
-                let message = SIDE_KEYS_APART.into();
-                outcome.end(id, EffectOutcome::Dead { reason: Reason::Unresolvable, message });
+                let dead = EffectOutcome::Dead {
+                    reason: Reason::Unresolvable,
+                    message: SIDE_KEYS_APART.into(),
+                    may_be_permitted: false,
+                };
+                outcome.end(id, dead);
             }
         }
     }
@@ -252,7 +267,14 @@ impl PlanRun<'_> {
                 // A value that its tags could not invalidate is not set, nor one without side keys.
                 // The older value must not return.
                 _ if unseen || outcome.has_ended(id) => {
-                    let deletion = self.deletion_of_any(&mut commands, plan, id);
+                    let deletion = match mark {
+                        // A retry may still write the key.
+                        Some(version) if !unseen && slot::has_side_keys(target.as_bytes()) => {
+                            let (ttl_ms, sent) = (self.context.fence_ttl_ms, &mut commands.sent);
+                            fence::delete_below(target, &version, ttl_ms, sent)
+                        }
+                        _ => self.deletion_of_any(&mut commands, plan, id),
+                    };
                     commands.push(Subject::Quiet(id), deletion);
                     outcome.hit(id, 0, 1);
                 }

@@ -64,7 +64,10 @@ fn a_refusal_names_command_and_code_but_quotes_no_text() {
         ),
     ] {
         let refused = of(code, detail);
-        assert!(matches!(refused, CommandError::Refused(_)), "{refused:?}");
+        assert!(
+            !matches!(refused, CommandError::Outage(_) | CommandError::Failed(_)),
+            "{refused:?}"
+        );
         assert_eq!(refused.in_full(), message);
     }
     let nested =
@@ -88,7 +91,10 @@ fn a_refusal_of_the_user_may_be_permitted_later() {
         ("WRONGTYPE", "", false),
         ("ERR", "value is not an integer or out of range", false),
     ] {
-        let CommandError::Refused(refusal) = of(code, detail) else { panic!("{code}") };
-        assert_eq!(is_not_permitted(&chain(&refusal).to_string()), may_be, "{refusal}");
+        let outcome = of(code, detail).into_outcome().unwrap();
+        let EffectOutcome::Dead { may_be_permitted, message, .. } = outcome else {
+            panic!("{code}: {outcome:?}")
+        };
+        assert_eq!(may_be_permitted, may_be, "{message}");
     }
 }

@@ -20,7 +20,7 @@ local function refuse(err)
   if order == NEWER and place then
     redis.call('SET', KEYS[2], version .. (tonumber(place) - 1), 'PX', ARGV[6])
   end
-  return err
+  return caught(err)
 end
 
 if order == TIED or ARGV[2] == 'OVER' then

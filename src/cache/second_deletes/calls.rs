@@ -49,7 +49,7 @@ impl Cache {
                 outcome => outcome,
             };
             match outcome {
-                EffectOutcome::Dead { reason: Reason::RedisRefused, message }
+                EffectOutcome::Dead { reason: Reason::RedisRefused, message, .. }
                 | EffectOutcome::Retry { message, .. }
                 | EffectOutcome::NotTried { message, .. } => {
                     refused.insert(places[position], message);

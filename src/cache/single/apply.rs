@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use redis::{Pipeline, Value};
 
 use super::super::applied::{Applied, PlanOutcome};
-use super::super::commands::{CHUNK_COMMANDS, Subject, unlink};
+use super::super::commands::{CHUNK_COMMANDS, Commands, Subject, unlink};
 use super::super::context::Context;
 use super::super::failure::{self, CommandError, Outage};
 use super::super::script::Sent;
@@ -48,7 +48,11 @@ impl Single {
         if keys {
             self.delete_one_by_one(context, &live, &mut outcome).await?;
         }
-        if tags || keys {
+        let instead = outcome.deletions_instead(context);
+        if let Some(commands) = &instead {
+            self.delete_instead(&live, commands).await?;
+        }
+        if tags || keys || instead.is_some() {
             self.write_checkpoint(context).await?;
         }
         Ok(outcome.finish())
@@ -145,6 +149,20 @@ impl Single {
                 if uncounted {
                     outcome.hit(id, u64::from(pair.last() == Some(&Value::Int(1))), 1);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes keys whose old value must not stay readable. Their effects have failed in any case.
+    /// So only an outage counts.
+    async fn delete_instead(&self, live: &Socket, commands: &Commands) -> Result<(), Outage> {
+        for answer in self.send_all(live, &commands.chunks).await? {
+            if let Value::ServerError(error) = answer
+                && let CommandError::Outage(outage) = failure::classify("UNLINK", &error)
+            {
+                self.connection.give_up(live, &outage);
+                return Err(outage);
             }
         }
         Ok(())

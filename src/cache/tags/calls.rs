@@ -45,14 +45,22 @@ impl Cache {
         mut progress: impl FnMut(u64, u64) + Send,
     ) -> Result<Drained, CommandError> {
         let mut all = Drained { complete: true, ..Drained::default() };
+        let mut refusal = None;
         for set in self.texts("SMEMBERS", arguments("SMEMBERS", &[DRAINING_TAGS])).await? {
-            let drained = self.drain(&set, cancel, &mut progress).await?;
+            let drained = match self.drain(&set, cancel, &mut progress).await {
+                Ok(drained) => drained,
+                Err(CommandError::Outage(outage)) => return Err(outage.into()),
+                Err(error) => {
+                    refusal.get_or_insert(error);
+                    continue;
+                }
+            };
             all.existed += drained.existed;
             all.gone += drained.gone;
             all.lost += drained.lost;
             all.complete &= drained.complete;
         }
-        Ok(all)
+        refusal.map_or(Ok(all), Err)
     }
 
     async fn drain(

@@ -257,9 +257,6 @@ impl Gc<'_> {
             };
             match answer {
                 Ok(answer) => return Ok(Ok(answer)),
-                Err(error @ (cache::CommandError::Refused(_) | cache::CommandError::Failed(_))) => {
-                    return Ok(Err(error));
-                }
                 Err(cache::CommandError::Outage(outage)) => {
                     let since = *down_since.get_or_insert_with(Instant::now);
                     if outage.needs_person || since.elapsed() > OUTAGE_PATIENCE {
@@ -269,6 +266,7 @@ impl Gc<'_> {
                     // Redis is back.
                     let _ = self.cache.probe().await;
                 }
+                Err(error) => return Ok(Err(error)),
             }
         }
     }

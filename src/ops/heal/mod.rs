@@ -172,13 +172,13 @@ async fn apply(
         .map_err(NotHealed::Broker)?;
     let Beginning { offset, is_whole, is_empty } = begins;
     if is_empty {
-        drain(cache, &CancellationToken::new()).await?;
-        let HealProgress { passed_over, refused, .. } = guard.found().clone();
+        let HealProgress { passed_over, mut refused, .. } = guard.found().clone();
+        drain(cache, &CancellationToken::new(), 0, &mut refused).await?;
         return Ok(Healed::Applied {
             events: 0,
             effects: 0,
             begin: 0,
-            complete: is_whole,
+            complete: is_whole && refused.count == 0,
             end: 0,
             passed_over,
             refused: (refused.count > 0).then_some(refused),
@@ -189,7 +189,7 @@ async fn apply(
     // An earlier heal may have gone back further.
     let mut offset = guard.found().first.map_or(offset, |first| first.min(offset));
     let mut taken_over = taken_over(guard.found());
-    let report = loop {
+    let mut report = loop {
         let replay = Replay {
             span: Span { since: Place::Offset(offset), until: end_offset.map(Place::Offset) },
             // Behind the end other workers applied other rules, so events there do not show which
@@ -236,7 +236,7 @@ async fn apply(
             "heal could not apply some events"
         );
     }
-    drain(cache, &stop).await?;
+    drain(cache, &stop, report.end, &mut report.refused).await?;
     let refused = report.refused.count > 0;
     Ok(Healed::Applied {
         events: report.events,
@@ -253,10 +253,22 @@ async fn apply(
     })
 }
 
-/// Finishes all drains. A drain whose end Redis lost is recorded as unfinished again.
-async fn drain(cache: &Cache, stop: &CancellationToken) -> Result<(), Outage> {
-    let drained = cache.drain_all(stop, |_, _| {}).await;
-    drained.map(drop).map_err(CommandError::into_outage)
+/// Finishes all drains. A drain whose end Redis lost is recorded as unfinished again. A drain that
+/// Redis refuses counts as a refused effect of no rule, at the end of the history.
+async fn drain(
+    cache: &Cache,
+    stop: &CancellationToken,
+    end: u64,
+    refused: &mut RefusedEffects,
+) -> Result<(), Outage> {
+    match cache.drain_all(stop, |_, _| {}).await {
+        Ok(_) => Ok(()),
+        Err(CommandError::Outage(outage)) => Err(outage),
+        Err(error) => {
+            refused.add(end, "", &error.in_full());
+            Ok(())
+        }
+    }
 }
 
 /// Returns the recorded progress of earlier heals in the form of a replay.
@@ -283,6 +295,15 @@ struct Watch<'h> {
     outage: Option<Outage>,
 }
 
+impl Watch<'_> {
+    /// Keeps the outage that ends the heal, and returns its text.
+    fn ended_by(&mut self, outage: Outage) -> String {
+        let cause = outage.in_full();
+        self.outage = Some(outage);
+        cause
+    }
+}
+
 impl Observer for Watch<'_> {
     async fn note(&mut self, step: Step) -> Result<(), String> {
         let mut progress = self.guard.found().clone();
@@ -296,14 +317,7 @@ impl Observer for Watch<'_> {
         progress.in_work = Some((step.in_work.start, step.in_work.end));
         (progress.passed_over, progress.undone) = (step.passed_over, step.undone);
         progress.refused = step.refused;
-        match self.guard.note(&progress).await {
-            Ok(()) => Ok(()),
-            Err(outage) => {
-                let cause = outage.in_full();
-                self.outage = Some(outage);
-                Err(cause)
-            }
-        }
+        self.guard.note(&progress).await.map_err(|outage| self.ended_by(outage))
     }
 
     fn read(&mut self, _done: u64, _of: u64) {
@@ -319,5 +333,11 @@ impl Observer for Watch<'_> {
         if matches!(self.cache.state(), ConnectionState::Down(_)) {
             self.stop.cancel();
         }
+    }
+
+    async fn answers_again(&mut self) -> Result<(), String> {
+        self.guard.alive();
+        let continued = self.cache.continue_heal(self.guard.found()).await;
+        continued.map_err(|outage| self.ended_by(outage))
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Observer;
 use super::report::{INTERRUPTED, ReplayReport, Rest};
 use super::resolver::weight_bytes;
-use crate::cache::{Cache, CommandError, Outage, is_not_permitted};
+use crate::cache::{Cache, CommandError, Outage};
 use crate::causes::Explain;
 use crate::ops::Pace;
 use crate::plan::{Batch, EffectOutcome, EffectRef, Folded};
@@ -24,8 +24,8 @@ const SLICE_BYTES: usize = 4 << 20;
 /// Maximum number of attempts for an effect that Redis refuses for a reason that may pass.
 const ATTEMPTS: u32 = 4;
 
-/// Number of connections that effects lose, with successful probes in between, after which they are
-/// applied in halves. One effect alone is then given up.
+/// Number of connections that one effect alone loses, with successful probes in between, after
+/// which it is given up. Several effects are applied in halves after the first.
 const LOST_CONNECTIONS_MAX: u32 = 3;
 
 /// Time between two attempts.
@@ -134,7 +134,7 @@ impl<O: Observer> Applier<'_, O> {
         let mut left: Vec<(&Effect, u64)> = slice.iter().zip(origins.iter().copied()).collect();
         for attempt in 1..=ATTEMPTS {
             let mut again = Vec::new();
-            for (EffectRef { event, .. }, outcome) in self.round_trip(cache, &left).await? {
+            for (EffectRef { event, .. }, outcome) in self.round_trip(cache, &left, report).await? {
                 let (effect, offset) = left[event as usize];
                 let outcome = if outcome == EffectOutcome::Slow {
                     self.drain(cache, effect).await?
@@ -143,15 +143,22 @@ impl<O: Observer> Applier<'_, O> {
                 };
                 match outcome {
                     None => {}
-                    Some(EffectOutcome::Dead { reason, message }) => {
-                        self.refused(effect, reason, &message, offset, report)
+                    Some(EffectOutcome::Dead { reason, message, may_be_permitted }) => {
+                        if may_be_permitted {
+                            report.refused.add(offset, self.rule_of(effect), &message);
+                        } else if reason == Reason::RedisRefused {
+                            // A key that holds another type, for example. A person must look at
+                            // it.
+                            report.is_undone(offset);
+                        }
+                        self.problem(effect, reason, &message, offset, report);
                     }
                     Some(
                         EffectOutcome::Retry { message, .. }
                         | EffectOutcome::NotTried { message, .. },
                     ) if attempt == ATTEMPTS => {
                         report.is_undone(offset);
-                        self.refused(effect, Reason::AttemptsExhausted, &message, offset, report);
+                        self.problem(effect, Reason::AttemptsExhausted, &message, offset, report);
                     }
                     // A slow effect was drained, so it is not slow again.
                     Some(
@@ -176,12 +183,14 @@ impl<O: Observer> Applier<'_, O> {
         &mut self,
         cache: &Cache,
         effects: &[(&Effect, u64)],
+        report: &mut ReplayReport,
     ) -> Result<Vec<(EffectRef, EffectOutcome)>, Stopped> {
         let mut batch = Batch::new(cache.tag_prefix(), effects.len());
         for (event, (effect, _)) in (0..).zip(effects) {
             batch.push(EffectRef { event, position: 0 }, effect);
         }
         let plan = batch.finish();
+        let lost_connections_max = if effects.len() > 1 { 1 } else { LOST_CONNECTIONS_MAX };
         let mut lost_connections = 0;
         loop {
             let applied = self.stop.run_until_cancelled(cache.apply(&plan)).await.ok_or(Stopped)?;
@@ -190,8 +199,9 @@ impl<O: Observer> Applier<'_, O> {
                 Err(outage) => outage,
             };
             if outage.lost_connection && cache.probe().await.is_ok() {
+                self.observer.answers_again().await.map_err(|_cause| Stopped)?;
                 lost_connections += 1;
-                if lost_connections >= LOST_CONNECTIONS_MAX {
+                if lost_connections >= lost_connections_max {
                     break;
                 }
             } else {
@@ -200,24 +210,48 @@ impl<O: Observer> Applier<'_, O> {
             }
         }
         drop(plan);
-        if let [(effect, _)] = effects {
-            let message = format!(
-                "the command loses the connection to Redis each time; it has about {} bytes: compare with `proto-max-bulk-len` and \
-                 `client-query-buffer-limit` of Redis, and with the limits of a proxy",
-                weight_bytes(effect)
-            );
-            let dead = EffectOutcome::Dead { reason: Reason::RedisRefused, message };
-            return Ok(vec![(EffectRef { event: 0, position: 0 }, dead)]);
+        if let [(effect, offset)] = effects {
+            return self.without_value(cache, effect, *offset, report).await;
         }
         // One of the effects is the cause. Halves are applied one after the other, in order.
         let (first, second) = effects.split_at(effects.len() / 2);
-        let mut unsettled = Box::pin(self.round_trip(cache, first)).await?;
+        let mut unsettled = Box::pin(self.round_trip(cache, first, report)).await?;
         let behind = u32::try_from(first.len()).unwrap_or(u32::MAX);
-        let rest = Box::pin(self.round_trip(cache, second)).await?;
+        let rest = Box::pin(self.round_trip(cache, second, report)).await?;
         unsettled
             .extend(rest.into_iter().map(|(slot, outcome)| {
                 (EffectRef { event: slot.event + behind, ..slot }, outcome)
             }));
+        Ok(unsettled)
+    }
+
+    /// Gives up an effect at which Redis closes the connection. Its key must not keep an older
+    /// value, so it is deleted.
+    async fn without_value(
+        &mut self,
+        cache: &Cache,
+        effect: &Effect,
+        offset: u64,
+        report: &mut ReplayReport,
+    ) -> Result<Vec<(EffectRef, EffectOutcome)>, Stopped> {
+        let message = format!(
+            "the command loses the connection to Redis each time; it has about {} bytes: compare with `proto-max-bulk-len` and \
+             `client-query-buffer-limit` of Redis, and with the limits of a proxy",
+            weight_bytes(effect)
+        );
+        let Some(deletion) = effect.without_value() else {
+            let dead = EffectOutcome::Dead {
+                reason: Reason::RedisRefused,
+                message,
+                may_be_permitted: false,
+            };
+            return Ok(vec![(EffectRef { event: 0, position: 0 }, dead)]);
+        };
+        let unsettled = Box::pin(self.round_trip(cache, &[(&deletion, offset)], report)).await?;
+        if unsettled.is_empty() {
+            let message = format!("{message}; the key is deleted instead");
+            self.problem(effect, Reason::RedisRefused, &message, offset, report);
+        }
         Ok(unsettled)
     }
 
@@ -248,7 +282,7 @@ impl<O: Observer> Applier<'_, O> {
         self.stop.run_until_cancelled(answers).await.ok_or(Stopped)
     }
 
-    fn refused(
+    fn problem(
         &self,
         effect: &Effect,
         reason: Reason,
@@ -257,14 +291,6 @@ impl<O: Observer> Applier<'_, O> {
         report: &mut ReplayReport,
     ) {
         let rule = self.rule_of(effect);
-        match reason {
-            Reason::RedisRefused if is_not_permitted(message) => {
-                report.refused.add(offset, rule, message);
-            }
-            // A key that holds another type, for example. A person must look at it.
-            Reason::RedisRefused => report.is_undone(offset),
-            _ => {}
-        }
         report.problem(reason, 1, offset, || format!("{rule}: {message}"));
     }
 

@@ -100,6 +100,11 @@ pub trait Observer: Send {
     fn applied(&mut self, _done: u64, _of: u64) {}
     /// Reports that the replay waits for a server.
     fn waiting(&mut self, _cause: &str) {}
+    /// Reports that Redis answers although effects have lost a connection to it. An error ends the
+    /// replay.
+    fn answers_again(&mut self) -> impl Future<Output = Result<(), String>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Ignores the progress.

@@ -27,7 +27,11 @@ fn retry() -> EffectOutcome {
 }
 
 fn refused() -> EffectOutcome {
-    EffectOutcome::Dead { reason: Reason::RedisRefused, message: "WRONGTYPE".into() }
+    EffectOutcome::Dead {
+        reason: Reason::RedisRefused,
+        message: "WRONGTYPE".into(),
+        may_be_permitted: false,
+    }
 }
 
 fn summary(settlement: &Settlement) -> Vec<(Destination, u32, Option<&[u32]>)> {

@@ -3,10 +3,17 @@
 use super::super::code::Code;
 use crate::registry::path::TextProblem;
 
-const TOO_EARLY: &str = "the text ends too early";
+/// A syntax error.
+enum SyntaxError {
+    /// The text ends within an expression.
+    TooEarly,
+    /// Any other error, in words.
+    Other(String),
+}
 
-/// Describes an error of the parser. `rest` is the text from the error on.
-fn in_words(message: &str, rest: &str) -> String {
+/// Reads an error of the parser, of which `cel` passes on the text only. `rest` is the text from
+/// the error on.
+fn read(message: &str, rest: &str) -> SyntaxError {
     let message = message.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
     // The expected tokens are a list of all tokens of CEL.
     let found = message.split(" expecting ").next().unwrap_or_default();
@@ -23,14 +30,15 @@ fn in_words(message: &str, rest: &str) -> String {
     .iter()
     .any(|beginning| message.starts_with(beginning));
     if !is_of_tokens {
-        return message.to_owned();
+        return SyntaxError::Other(message.to_owned());
     }
     if is_at_end {
-        return TOO_EARLY.to_owned();
+        return SyntaxError::TooEarly;
     }
     let quoted = rest.trim_start_matches(['b', 'r']);
     if message.starts_with("token recognition error") && quoted.starts_with(['"', '\'']) {
-        return "this string has no end, or an escape that CEL does not have".to_owned();
+        let words = "this string has no end, or an escape that CEL does not have";
+        return SyntaxError::Other(words.to_owned());
     }
     let is_word = |c: char| c == '_' || c.is_alphanumeric();
     let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
@@ -39,7 +47,7 @@ fn in_words(message: &str, rest: &str) -> String {
     } else {
         &rest[..rest.chars().next().map_or(0, char::len_utf8)]
     };
-    format!("unexpected `{}`", shown.escape_debug())
+    SyntaxError::Other(format!("unexpected `{}`", shown.escape_debug()))
 }
 
 /// Returns the first syntax error with its place and a likely fix.
@@ -54,8 +62,10 @@ pub(super) fn syntax_problem(text: &str, errors: &cel::ParseErrors) -> TextProbl
     let column = usize::try_from(first.pos.1.saturating_sub(1)).unwrap_or(0);
     let at =
         text[line_from..].char_indices().nth(column).map_or(text.len(), |(at, _)| line_from + at);
-    let words = in_words(&first.msg, &text[at..]);
-    let at = if words == TOO_EARLY { text.len() } else { at };
+    let (words, at) = match read(&first.msg, &text[at..]) {
+        SyntaxError::TooEarly => ("the text ends too early".to_owned(), text.len()),
+        SyntaxError::Other(words) => (words, at),
+    };
     let problem =
         TextProblem::new(Code::ExpressionSyntax, at, format!("not an expression: {words}"));
     let has_word = |word: &str| {

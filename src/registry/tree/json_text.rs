@@ -53,7 +53,8 @@ pub(super) fn json_error(source: &SourceFile) -> Option<(Pos, String)> {
         .then(|| serde_json::from_str::<serde::de::IgnoredAny>(&source.text).err())??;
     let place = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).max(1);
     let text = error.to_string();
-    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    let shown_place = format!(" at line {} column {}", error.line(), error.column());
+    let what = text.strip_suffix(&shown_place).unwrap_or(&text);
     Some((
         Pos { line: place(error.line()), column: place(error.column()) },
         format!("not JSON: {what}"),

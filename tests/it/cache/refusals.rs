@@ -13,7 +13,19 @@ use crate::permissions::documented_acl;
 use crate::support::{Redis, wait_until};
 
 fn refused(message: &str) -> EffectOutcome {
-    EffectOutcome::Dead { reason: Reason::RedisRefused, message: message.into() }
+    EffectOutcome::Dead {
+        reason: Reason::RedisRefused,
+        message: message.into(),
+        may_be_permitted: false,
+    }
+}
+
+fn not_permitted(message: &str) -> EffectOutcome {
+    EffectOutcome::Dead {
+        reason: Reason::RedisRefused,
+        message: message.into(),
+        may_be_permitted: true,
+    }
 }
 
 #[tokio::test]
@@ -43,7 +55,7 @@ async fn a_key_refused_by_the_acl_fails_only_its_own_effect() {
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
     let slots: Vec<_> = applied.unsettled.iter().map(|(slot, _)| slot.position).collect();
     assert_eq!(slots, [1, 5, 6], "{:?}", applied.unsettled);
-    assert_eq!(applied.unsettled[0].1, refused("UNLINK: NOPERM"));
+    assert_eq!(applied.unsettled[0].1, not_permitted("UNLINK: NOPERM"));
     assert!(applied.unsettled.iter().all(|(_, outcome)| matches!(
         outcome,
         EffectOutcome::Dead { reason: Reason::RedisRefused, .. }
@@ -96,7 +108,7 @@ async fn a_member_refused_by_the_acl_fails_only_its_own_tag() {
     assert_eq!(
         applied.unsettled,
         [
-            (slot(1), refused("invalidate_tag: ERR no permission")),
+            (slot(1), not_permitted("invalidate_tag: ERR no permission")),
             (slot(2), refused("invalidate_tag: WRONGTYPE"))
         ]
     );
@@ -123,7 +135,7 @@ async fn a_renamed_command_is_refused_for_good_even_within_a_script() {
     let mut applied = apply(&cache, &effects).await;
     applied.unsettled.sort_by_key(|(slot, _)| *slot);
     let words = |command: &str| {
-        refused(&format!(
+        not_permitted(&format!(
             "{command}: ERR unknown command: Redis 7.0 or newer is needed, with no command renamed"
         ))
     };

@@ -2,7 +2,7 @@
 //!
 //! In reading order:
 //! - Detection: `marks`, `identity`.
-//! - Losses: `restores`, `refusals`, `cluster`, `clocks`, `large`.
+//! - Losses: `restores`, `refusals`, `closers`, `cluster`, `clocks`, `large`.
 //! - Workers: `workers`, `stops`, `deaths`, `beside`, `brokers`, `commands`.
 //! - The history itself: `histories`, `both_deleted`.
 //!
@@ -12,6 +12,7 @@ mod beside;
 mod both_deleted;
 mod brokers;
 mod clocks;
+mod closers;
 mod cluster;
 mod commands;
 mod deaths;

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use redis::AsyncCommands;
+
 use super::beside::status;
-use super::{SOON, heals, on, publish, readable, seed, wait_gone, wait_marks};
+use super::{SOON, USERS, heals, on, publish, readable, seed, wait_gone, wait_marks};
 use crate::end_to_end::stage::Stage;
-use crate::support::{Redis, Worker, wait_until};
+use crate::support::{Redis, Worker, rabbitmq, wait_until};
 
 const SOME: u32 = 20;
 
@@ -92,4 +94,40 @@ async fn refused_effects_are_applied_by_the_next_worker() {
     let next = stage.worker(&[("UNSTALE_REDIS_URL", &url)]).await;
     wait_gone(&stage.redis, TRIED_AGAIN).await;
     wait_until(SOON, "nothing is owed", async || !is_owed(&next).await).await;
+}
+
+const PAGES: &str = r#"events: { pages.imported: { effects: [ { invalidate_tags: "pages" } ] } }"#;
+
+/// Number of members of a tag that is drained in slices.
+const MANY: u32 = 600;
+
+/// A drain that Redis refuses does not keep the heal from its end. It is owed as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_drain_is_owed_until_redis_permits_it() {
+    let acl = AclFile::new();
+    let redis = Redis::start_with(&["--aclfile", &acl.path()]).await;
+    let rules = [("users.yaml", USERS), ("pages.yaml", PAGES)];
+    let stage = Stage::with(&rabbitmq().await.url(), redis, &rules).await;
+    let url = stage.redis.url().replace("redis://", "redis://worker:secret@");
+    let worker = stage.worker(&[("UNSTALE_REDIS_URL", &url)]).await;
+    wait_marks(&stage, 1).await;
+    let mut connection = stage.connection().await;
+    let pages: Vec<String> = (0..MANY).map(|page| format!("page:{page}")).collect();
+    let values: Vec<(&str, &str)> = pages.iter().map(|page| (page.as_str(), "old")).collect();
+    let _: () = connection.mset(&values).await.unwrap();
+    let _: () = connection.sadd("cache_tag:pages", &pages).await.unwrap();
+    stage.publish("pages.imported", "{}").await;
+    wait_until(SOON, "the drain is refused", async || stage.ready(".dead").await == 1).await;
+    let _: () = connection.del(format!("unstale:mark:{}", stage.queue)).await.unwrap();
+    wait_until(SOON, "the worker heals", async || heals(&worker).await == 1.0).await;
+    wait_until(SOON, "the drain is owed", async || is_owed(&worker).await).await;
+    let shown = status(&stage).await;
+    assert!(shown.contains("Redis refused") && !shown.contains("nothing is left to do"), "{shown}");
+    acl.permit_now(&stage, &format!("{WIDE} ~page:*")).await;
+    wait_until(TRIED_AGAIN, "no page is left, and nothing is owed", async || {
+        let pages: Vec<String> = stage.connection().await.keys("page:*").await.unwrap();
+        pages.is_empty() && !is_owed(&worker).await
+    })
+    .await;
+    assert!(status(&stage).await.contains("nothing is left to do"), "{}", status(&stage).await);
 }

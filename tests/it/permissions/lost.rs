@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use unstale::cache::Cache;
 use unstale::config::{RedisConfig, RedisMode, SecretUrl};
 use unstale::plan::EffectOutcome;
-use unstale::registry::{Action, Effect, Expiry};
+use unstale::registry::{Action, Effect, Expiry, LoaderId, Only, Stale, Warm};
 
 use super::{documented_acl, documented_row};
 use crate::cache::{HOUR, at, config, effect, run, try_apply, write};
@@ -248,6 +248,89 @@ async fn an_event_refused_for_a_missing_permission_takes_effect_once_it_is_grant
 #[tokio::test]
 async fn an_event_refused_for_a_missing_permission_takes_effect_in_a_cluster_once_it_is_granted() {
     every_permission_in_turn(Server::cluster().await).await;
+}
+
+/// A value that Redis refuses to store must not leave the old one, and the event may still store it
+/// later. Neither may a life that Redis refuses to shorten.
+async fn no_old_value_stays(mut server: Server) {
+    let rules = server.rules();
+    let new = |tags: &[&str]| effect(0, "shop:k", write("new", HOUR, tags));
+    let warm = Action::Warm(Box::new(Warm {
+        loader: LoaderId(0),
+        url: "http://127.0.0.1:1/".into(),
+        expiry: HOUR,
+        tags: Vec::new(),
+        stale: Stale::Serve,
+        only: Only::Always,
+    }));
+    for (name, event, lacks) in [
+        ("a write", new(&[]), &["+set"][..]),
+        ("a tagged write", new(&["t"]), &["+set"][..]),
+        ("a tagged write without its set", new(&["t"]), &["+sadd"][..]),
+        ("a write with a version", post("2", 2, new(&[])), &["+set"][..]),
+        ("a tagged write with a version", post("2", 2, new(&["t"])), &["+set"][..]),
+        (
+            "a tagged write with a version without its set",
+            post("2", 2, new(&["t"])),
+            &["+sadd"][..],
+        ),
+        (
+            "a write with a version without scripts",
+            post("2", 2, new(&[])),
+            &["+eval", "+evalsha"][..],
+        ),
+        ("an expire", effect(0, "shop:k", Action::Expire(HOUR)), &["+pexpire"][..]),
+        ("a warm that serves the old value", effect(0, "shop:k", warm.clone()), &["+pexpire"][..]),
+    ] {
+        let case = Case {
+            name,
+            before: vec![effect(0, "shop:k", write("old", THEN, &[]))],
+            members: 0,
+            set_expires: false,
+            event,
+        };
+        server.grant(&rules).await;
+        prepare(&mut server, &case).await;
+        let cache = server.cache().await;
+        let mut others: Vec<String> =
+            rules.iter().filter(|rule| !lacks.contains(&rule.as_str())).cloned().collect();
+        assert_eq!(others.len() + lacks.len(), rules.len(), "{lacks:?} are not documented");
+        // Own keys stay permitted.
+        others.push(format!("({} ~unstale:*)", lacks.join(" ")));
+        server.grant(&others).await;
+        let applied = try_apply(&cache, std::slice::from_ref(&case.event)).await.unwrap();
+        assert!(
+            matches!(
+                applied.unsettled[..],
+                [(_, EffectOutcome::Dead { may_be_permitted: true, .. })]
+            ),
+            "{name}: {applied:?}"
+        );
+        let value = async |server: &mut Server| {
+            server.ask::<Option<String>>(&["GET", "shop:k"]).await.unwrap_or_default()
+        };
+        assert_eq!(value(&mut server).await, "", "{name}");
+        let older = post("1", 3, effect(0, "shop:k", write("older", THEN, &[])));
+        server.grant(&rules).await;
+        let is_write = matches!(case.event.action, Action::Write(_));
+        if is_write {
+            try_apply(&cache, &[older]).await.unwrap();
+            let is_kept_out = case.event.version.is_some() && lacks[0] != "+eval";
+            assert_eq!(value(&mut server).await.is_empty(), is_kept_out, "{name}");
+            apply_again(&server, &case).await;
+            assert_eq!(value(&mut server).await, "new", "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_old_value_stays_where_redis_refuses_the_new_one() {
+    no_old_value_stays(Server::single().await).await;
+}
+
+#[tokio::test]
+async fn no_old_value_stays_in_a_cluster_where_redis_refuses_the_new_one() {
+    no_old_value_stays(Server::cluster().await).await;
 }
 
 /// Commands that maintenance of tags uses beside those that any script needs.

@@ -188,7 +188,11 @@ fn note<T>(
     match result {
         Ok(value) => Ok(Some(value)),
         Err(CommandError::Outage(outage)) => Err(outage),
-        Err(CommandError::Refused(cause) | CommandError::Failed(cause)) => {
+        Err(
+            CommandError::Refused(cause)
+            | CommandError::NotPermitted(cause)
+            | CommandError::Failed(cause),
+        ) => {
             refused.push(chain(&cause).to_string());
             Ok(None)
         }

@@ -111,6 +111,7 @@ async fn a_wrong_type_at_a_counter_or_tag_fails_only_its_effect(on: &Deployment)
     let refused = |message: &str| EffectOutcome::Dead {
         reason: Reason::RedisRefused,
         message: message.into(),
+        may_be_permitted: false,
     };
     assert_eq!(
         applied.unsettled,
