@@ -27,6 +27,8 @@ pub(super) struct Ensured {
     pub(super) warnings: Vec<String>,
     /// Objects that were missing and are declared now.
     pub(super) declared: Vec<Declared>,
+    /// Problems of retry queues. A running worker goes on without such a queue.
+    pub(super) of_steps: Vec<TopologyProblem>,
 }
 
 /// Object that was missing.
@@ -55,7 +57,11 @@ pub(super) async fn ensure(
     let mut broker = Objects { is_first, ..Objects::new(link, config.declare, depth, seen) };
     broker.exchange(&config.exchange, routing_keys).await?;
     for spec in queue_specs(names) {
+        let (is_step, before) = (spec.kind == Kind::Retry, broker.problems.len());
         broker.queue(spec).await?;
+        if is_step {
+            broker.ensured.of_steps.extend(broker.problems.drain(before..));
+        }
     }
     // A missing queue cannot be bound. Reporting both would repeat the problem.
     if broker.problems.is_empty() {
@@ -147,10 +153,11 @@ impl<'l> Objects<'l> {
         }
     }
 
-    fn ensured(self) -> Result<Ensured, BrokerError> {
+    fn ensured(mut self) -> Result<Ensured, BrokerError> {
         if self.problems.is_empty() {
             Ok(self.ensured)
         } else {
+            self.problems.append(&mut self.ensured.of_steps);
             Err(BrokerError::Topology(self.problems))
         }
     }
@@ -427,9 +434,28 @@ impl<'l> Objects<'l> {
                 self.problem(object, error, "declare what is missing, or set UNSTALE_DECLARE=all")
             }
             Refusal::Differs(error) => {
+                let advice = match precondition_failed(error.text()) {
+                    Precondition::OtherArgument(_) => format!(
+                        "nothing was changed, because the object may hold messages: move them and delete it by hand, or set {setting} to another name"
+                    ),
+                    _ => "the broker cannot declare it as unstale needs it: check the version, the feature flags and the policies of RabbitMQ".to_owned(),
+                };
+                self.problem(object, error, advice);
+            }
+            Refusal::Locked(error) => {
                 let advice = format!(
-                    "nothing was changed: what stands there may hold messages. Move them and delete it by hand, or set {setting} to another name"
+                    "another program declared it as exclusive: close that connection, or set {setting} to another name"
                 );
+                self.problem(object, error, advice);
+            }
+            Refusal::AtLimit(error) => self.problem(
+                object,
+                error,
+                "raise that limit (of the virtual host: max-queues in `rabbitmqctl set_vhost_limits`), or remove other queues; a running \
+                 worker then declares it by itself",
+            ),
+            Refusal::Forbidden(error) if error.is_reserved_name() => {
+                let advice = format!("set {setting} to a name that does not begin with `amq.`");
                 self.problem(object, error, advice);
             }
             Refusal::Forbidden(error) => {
