@@ -330,6 +330,8 @@ pub(super) fn connect_error(error: lapin::Error) -> BrokerError {
         BrokerError::Unreachable(Cause::new(explained))
     } else if error.is_unreadable_message() {
         BrokerError::Unreachable(Cause::new(NoAmqp(error)))
+    } else if error.is_limit() {
+        BrokerError::Unreachable(Cause::new(AtLimit(error)))
     } else if error.refuses_connection() {
         BrokerError::Refused(error.into())
     } else {
@@ -343,6 +345,13 @@ pub(super) fn connect_error(error: lapin::Error) -> BrokerError {
     "what answers there speaks no AMQP: if the port speaks TLS, write amqps:// instead of amqp:// in UNSTALE_AMQP_URL"
 )]
 struct NoAmqp(#[source] AmqpError);
+
+/// Refusal for a limit of connections or channels.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a limit of connections or channels is reached; raise that limit (of the virtual host, the user or the node), or close other connections"
+)]
+struct AtLimit(#[source] AmqpError);
 
 #[cfg(test)]
 mod tests;

@@ -324,7 +324,10 @@ impl Publisher {
     fn failed(&self, error: lapin::Error) -> PublishError {
         match Refusal::from(error) {
             // Outside a session a refused message ends its channel only.
-            Refusal::Missing(error) | Refusal::Differs(error) | Refusal::Forbidden(error)
+            Refusal::Missing(error)
+            | Refusal::Differs(error)
+            | Refusal::Locked(error)
+            | Refusal::Forbidden(error)
                 if self.own.is_some() =>
             {
                 PublishError::Refused(error)

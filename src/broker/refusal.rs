@@ -6,7 +6,7 @@ use std::fmt;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
-use super::reply_text::{self, NotFound};
+use super::reply_text::{self, NotFound, Precondition, precondition_failed};
 use crate::causes::Cause;
 
 /// Error of the AMQP library. Its text is the broker's reply text, if the broker sent one.
@@ -91,14 +91,23 @@ impl AmqpError {
         }
     }
 
+    /// Returns whether a limit of connections or channels is reached.
+    pub(super) fn is_limit(&self) -> bool {
+        matches!(self.reply(), Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)))
+            && reply_text::is_limit(self.text())
+    }
+
+    /// Returns whether the broker keeps names of that kind for itself.
+    pub(super) fn is_reserved_name(&self) -> bool {
+        self.is_access_refused() && reply_text::is_reserved_name(self.text())
+    }
+
     /// Returns whether the broker refuses a connection until an operator changes something.
     pub(super) fn refuses_connection(&self) -> bool {
         match self.reply() {
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => true,
             // RabbitMQ also uses this code for the limit of connections, which is temporary.
-            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
-                !reply_text::is_limit(self.text())
-            }
+            Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => !self.is_limit(),
             Some(_) => false,
             None => matches!(
                 self.kind(),
@@ -151,8 +160,12 @@ impl From<lapin::Error> for Cause {
 pub(super) enum Refusal {
     /// The object does not exist.
     Missing(AmqpError),
-    /// The object has other arguments, or is exclusive to another connection.
+    /// The object has other arguments, or the broker cannot make one with ours.
     Differs(AmqpError),
+    /// The object is exclusive to another connection.
+    Locked(AmqpError),
+    /// A limit on the number of queues or exchanges is reached.
+    AtLimit(AmqpError),
     /// The user lacks a permission.
     Forbidden(AmqpError),
     /// The broker does not support the operation.
@@ -168,9 +181,14 @@ impl From<lapin::Error> for Refusal {
             Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) if !error.is_unserved() => {
                 Self::Missing(error)
             }
-            Some(AMQPErrorKind::Soft(
-                AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED,
-            )) => Self::Differs(error),
+            Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+                if precondition_failed(error.text()) == Precondition::AtLimit {
+                    Self::AtLimit(error)
+                } else {
+                    Self::Differs(error)
+                }
+            }
+            Some(AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED)) => Self::Locked(error),
             Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => Self::Forbidden(error),
             Some(AMQPErrorKind::Hard(
                 AMQPHardError::NOTIMPLEMENTED
@@ -187,6 +205,8 @@ impl From<Refusal> for AmqpError {
         match refusal {
             Refusal::Missing(error)
             | Refusal::Differs(error)
+            | Refusal::Locked(error)
+            | Refusal::AtLimit(error)
             | Refusal::Forbidden(error)
             | Refusal::Unsupported(error)
             | Refusal::Passing(error) => error,
@@ -213,6 +233,8 @@ mod tests {
         let kind = |error: lapin::Error| match Refusal::from(error) {
             Refusal::Missing(_) => "missing",
             Refusal::Differs(_) => "differs",
+            Refusal::Locked(_) => "locked",
+            Refusal::AtLimit(_) => "at limit",
             Refusal::Forbidden(_) => "forbidden",
             Refusal::Unsupported(_) => "unsupported",
             Refusal::Passing(_) => "passing",
@@ -227,7 +249,14 @@ mod tests {
                 "passing",
             ),
             (reply(Soft::PRECONDITIONFAILED, "any text"), "differs"),
-            (reply(Soft::RESOURCELOCKED, "any text"), "differs"),
+            (
+                reply(
+                    Soft::PRECONDITIONFAILED,
+                    "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (3) is reached",
+                ),
+                "at limit",
+            ),
+            (reply(Soft::RESOURCELOCKED, "any text"), "locked"),
             (reply(Soft::ACCESSREFUSED, "any text"), "forbidden"),
             (reply(Hard::NOTIMPLEMENTED, "any text"), "unsupported"),
             (reply(Hard::INTERNALERROR, "ACCESS_REFUSED - no queue 'q'"), "passing"),

@@ -39,6 +39,8 @@ pub(super) enum Precondition<'t> {
     OtherArgument(Difference<'t>),
     /// The node has no replica of the stream.
     NoReplica,
+    /// A limit on the number of queues or exchanges is reached.
+    AtLimit,
     /// The queue is no stream, and refuses an argument that only streams take.
     NotAStream,
     /// Any other reason, such as an object that the broker cannot make at all.
@@ -64,6 +66,8 @@ pub(super) fn precondition_failed(text: &str) -> Precondition<'_> {
         || words.ends_with("' does not have a running replica on the local node")
     {
         Precondition::NoReplica
+    } else if words.starts_with("cannot declare ") && words.ends_with(" is reached") {
+        Precondition::AtLimit
     } else if words.starts_with("invalid arg 'x-stream-offset' for ") {
         Precondition::NotAStream
     } else {
@@ -86,6 +90,11 @@ fn difference(words: &str) -> Option<Difference<'_>> {
 pub(super) fn is_limit(text: &str) -> bool {
     let ends = without_code(text).rsplit('\'').next().unwrap_or_default();
     ["connection limit", "user limit", "allowed limit"].iter().any(|limit| ends.contains(limit))
+}
+
+/// Returns whether an `ACCESS_REFUSED` (403) is for a name that begins with `amq.`.
+pub(super) fn is_reserved_name(text: &str) -> bool {
+    without_code(text).ends_with(" contains reserved prefix 'amq.*'")
 }
 
 /// Returns the text without its code: `no queue 'q'` for `NOT_FOUND - no queue 'q'`.
@@ -138,7 +147,7 @@ mod tests {
 
     #[test]
     fn failed_preconditions_are_distinguished() {
-        use Precondition::{NoReplica, NotAStream, Other, OtherArgument};
+        use Precondition::{AtLimit, NoReplica, NotAStream, Other, OtherArgument};
         let differs = |argument, current| OtherArgument(Difference { argument, current });
         for (text, read) in [
             (
@@ -184,6 +193,23 @@ mod tests {
                 NotAStream,
             ),
             (
+                "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (3) is reached",
+                AtLimit,
+            ),
+            // Since 4.1.
+            (
+                "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in cluster (3) is reached",
+                AtLimit,
+            ),
+            (
+                "PRECONDITION_FAILED - cannot declare exchange 'x': exchange limit of 3 is reached",
+                AtLimit,
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'limit is reached' in vhost '/': received 'true' but current is 'false'",
+                differs("durable", Some("false")),
+            ),
+            (
                 "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'x-stream-offset replica' in vhost '/': unacceptable type",
                 Other,
             ),
@@ -227,6 +253,20 @@ mod tests {
             ("NOT_ALLOWED - vhost limits not found", false),
         ] {
             assert_eq!(is_limit(text), limit, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reserved_name_differs_from_a_missing_permission() {
+        for (text, is_reserved) in [
+            ("ACCESS_REFUSED - queue name 'amq.q' contains reserved prefix 'amq.*'", true),
+            ("ACCESS_REFUSED - exchange name 'amq.x' contains reserved prefix 'amq.*'", true),
+            (
+                "ACCESS_REFUSED - configure access to queue 'a contains reserved prefix' in vhost '/' refused for user 'u'",
+                false,
+            ),
+        ] {
+            assert_eq!(is_reserved_name(text), is_reserved, "{text}");
         }
     }
 }

@@ -38,6 +38,8 @@ pub use objects::{Mended, Rebound};
 pub struct Session {
     config: AmqpConfig,
     names: Names,
+    /// The names with only those retry queues that could be used when the session began.
+    usable_names: Names,
     origins: Origins,
     bound: Mutex<BTreeSet<String>>,
     warnings: Vec<String>,
@@ -134,6 +136,7 @@ impl Session {
             None => Ok(Ensured::default()),
         };
         let ensured = all_problems(ensured, &history_ensured, start)?;
+        let usable_names = usable_names(&names, &ensured.of_steps, start)?;
         if start == Start::First {
             permitted::check(config, &names).await?;
         }
@@ -159,6 +162,7 @@ impl Session {
             config: config.clone(),
             origins: Origins::new(signer, &names),
             names,
+            usable_names,
             bound: Mutex::new(bound),
             warnings,
             signal,
@@ -181,6 +185,19 @@ impl Session {
     /// Returns the names of the queues.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Returns the names of the queues to publish to. A retry queue that could not be used when the
+    /// session began is replaced by another one.
+    pub fn usable_names(&self) -> &Names {
+        &self.usable_names
+    }
+
+    /// Returns whether a retry queue could not be used when the session began.
+    ///
+    /// It may have been deleted together with its events.
+    pub fn lacks_retry_queue(&self) -> bool {
+        self.usable_names != self.names
     }
 
     /// Returns warnings that stop nothing, such as a history whose retention differs.
@@ -332,4 +349,24 @@ fn all_problems(
         }
         (ensured, _) => ensured,
     }
+}
+
+/// Returns the names without the retry queues that cannot be used.
+///
+/// A worker that starts refuses to run without one of them. A running worker applies events all the
+/// same: a stale cache is worse than another delay before a retry.
+fn usable_names(
+    names: &Names,
+    of_steps: &[TopologyProblem],
+    start: Start,
+) -> Result<Names, BrokerError> {
+    let cannot_be_used = |name: &str| {
+        of_steps
+            .iter()
+            .any(|problem| matches!(&problem.object, ContractObject::Queue(queue) if queue == name))
+    };
+    let usable = names
+        .without_steps(cannot_be_used)
+        .filter(|_| start == Start::Again || of_steps.is_empty());
+    usable.ok_or_else(|| BrokerError::Topology(of_steps.to_vec()))
 }

@@ -12,7 +12,7 @@ use super::deletion::{DeletionSeen, Depth};
 use super::failure::BrokerError;
 use super::link::Link;
 use super::names::Names;
-use super::queue_specs::{history_spec, queue_specs};
+use super::queue_specs::{Kind, history_spec, queue_specs};
 use super::refusal::Refusal;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 use objects::Objects;
@@ -39,7 +39,11 @@ pub(super) async fn ensure(
     broker.is_first = is_first;
     broker.exchange(&config.exchange, routing_keys).await?;
     for spec in queue_specs(names) {
+        let (is_step, before) = (spec.kind == Kind::Retry, broker.problems.len());
         broker.queue(spec).await?;
+        if is_step {
+            broker.ensured.of_steps.extend(broker.problems.drain(before..));
+        }
     }
     // A missing queue cannot be bound. Reporting both would repeat the problem.
     if broker.problems.is_empty() {

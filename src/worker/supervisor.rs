@@ -90,6 +90,7 @@ impl<'s> Supervisor<'s> {
             let cause = match opened {
                 Ok(session) => {
                     self.logged_cause = None;
+                    self.saw_deletion |= session.lacks_retry_queue();
                     broker_objects::began(&self.shared.heal_state, &session, !self.had_session);
                     self.had_session = true;
                     let began = Instant::now();
@@ -259,7 +260,8 @@ impl<'s> Supervisor<'s> {
         let mut main = session.lane(LaneName::Main).await?;
         let mut slow = session.lane(LaneName::Slow).await?;
         let republishing = shared.republishing();
-        let publisher = |channel| Publisher::new(channel, session.names().clone(), republishing);
+        let publisher =
+            |channel| Publisher::new(channel, session.usable_names().clone(), republishing);
         let main_publisher = publisher(session.publisher().await?);
         let slow_publisher = publisher(session.publisher().await?);
         let main_settler = shared.settler(&main_publisher);

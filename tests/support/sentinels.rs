@@ -76,6 +76,15 @@ impl Sentinels {
         sentinels
     }
 
+    /// Starts them with sentinels that monitor the replica. Returns at once.
+    pub(crate) async fn start_at_replica() -> Self {
+        let primary = Redis::start().await;
+        let port = primary.port().to_string();
+        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
+        let sentinels = (0..3).map(|_| Sentinel::start(replica.port(), "", "")).collect();
+        Self { servers: [primary, replica], sentinels }
+    }
+
     /// Returns the sentinels' addresses in the form of `UNSTALE_REDIS_URL`.
     pub(crate) fn urls(&self) -> String {
         let hosts: Vec<_> =

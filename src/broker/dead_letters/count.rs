@@ -59,9 +59,12 @@ pub(super) fn explained(queue: &str, refusal: Refusal) -> BrokerError {
             "workers declare it when they start: start one with `unstale run`, or look at UNSTALE_QUEUE and at the virtual host in UNSTALE_AMQP_URL",
         ),
         Refusal::Forbidden(error) => problem(error, GRANT),
-        Refusal::Differs(error) => problem(error, "another client consumes from it exclusively"),
-        Refusal::Unsupported(error) | Refusal::Passing(error) => {
-            BrokerError::Unreachable(error.into())
+        Refusal::Locked(error) => {
+            problem(error, "another program declared it as exclusive: close that connection")
         }
+        Refusal::Differs(error)
+        | Refusal::AtLimit(error)
+        | Refusal::Unsupported(error)
+        | Refusal::Passing(error) => BrokerError::Unreachable(error.into()),
     }
 }

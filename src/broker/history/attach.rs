@@ -150,9 +150,11 @@ fn explained(queue: &str, refusal: Refusal) -> BrokerError {
         }
         Refusal::Passing(error) if error.is_unserved() => problem(HistoryProblem::Broken, error),
         // In a cluster: the node has no replica, or not yet. Another node of the list may have one.
-        Refusal::Differs(error) | Refusal::Unsupported(error) | Refusal::Passing(error) => {
-            BrokerError::Unreachable(error.into())
-        }
+        Refusal::Differs(error)
+        | Refusal::Locked(error)
+        | Refusal::AtLimit(error)
+        | Refusal::Unsupported(error)
+        | Refusal::Passing(error) => BrokerError::Unreachable(error.into()),
     }
 }
 

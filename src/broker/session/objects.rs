@@ -59,7 +59,10 @@ impl Session {
         )
         .await
         {
-            Ok(ensured) => mended.declared.extend(in_words(&ensured.declared)),
+            Ok(ensured) => {
+                mended.declared.extend(in_words(&ensured.declared));
+                mended.problems = ensured.of_steps.iter().map(Explain::in_full).collect();
+            }
             Err(BrokerError::Topology(problems)) => {
                 mended.problems = problems.iter().map(Explain::in_full).collect()
             }

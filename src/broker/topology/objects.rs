@@ -24,6 +24,8 @@ pub(in super::super) struct Ensured {
     pub(in super::super) warnings: Vec<String>,
     /// Objects that were missing and are declared now.
     pub(in super::super) declared: Vec<Declared>,
+    /// Problems of retry queues. A running worker goes on without such a queue.
+    pub(in super::super) of_steps: Vec<TopologyProblem>,
 }
 
 /// Object that was missing.
@@ -42,7 +44,7 @@ pub(super) struct Objects<'a> {
     depth: Depth,
     channel: Option<Channel>,
     pub(super) problems: Vec<TopologyProblem>,
-    ensured: Ensured,
+    pub(super) ensured: Ensured,
     seen: &'a DeletionSeen,
     pub(super) is_first: bool,
 }
@@ -66,10 +68,11 @@ impl<'l> Objects<'l> {
         }
     }
 
-    pub(super) fn ensured(self) -> Result<Ensured, BrokerError> {
+    pub(super) fn ensured(mut self) -> Result<Ensured, BrokerError> {
         if self.problems.is_empty() {
             Ok(self.ensured)
         } else {
+            self.problems.append(&mut self.ensured.of_steps);
             Err(BrokerError::Topology(self.problems))
         }
     }
@@ -350,9 +353,28 @@ impl<'l> Objects<'l> {
                 self.problem(object, error, "declare what is missing, or set UNSTALE_DECLARE=all")
             }
             Refusal::Differs(error) => {
+                let advice = match precondition_failed(error.text()) {
+                    Precondition::OtherArgument(_) => format!(
+                        "nothing was changed, because the object may hold messages: move them and delete it by hand, or set {setting} to another name"
+                    ),
+                    _ => "the broker cannot declare it as unstale needs it: check the version, the feature flags and the policies of RabbitMQ".to_owned(),
+                };
+                self.problem(object, error, advice);
+            }
+            Refusal::Locked(error) => {
                 let advice = format!(
-                    "nothing was changed: the existing object may hold messages. Move them and delete the object yourself, or set {setting} to another name"
+                    "another program declared it as exclusive: close that connection, or set {setting} to another name"
                 );
+                self.problem(object, error, advice);
+            }
+            Refusal::AtLimit(error) => self.problem(
+                object,
+                error,
+                "raise that limit (of the virtual host: max-queues in `rabbitmqctl set_vhost_limits`), or remove other queues; a running \
+                 worker then declares it by itself",
+            ),
+            Refusal::Forbidden(error) if error.is_reserved_name() => {
+                let advice = format!("set {setting} to a name that does not begin with `amq.`");
                 self.problem(object, error, advice);
             }
             Refusal::Forbidden(error) => {

@@ -24,6 +24,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// cut off still takes writes, which are lost.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Maximum duration of a failover in which sentinels name a replica as the primary.
+const FAILOVER_MAX: Duration = Duration::from_secs(60);
+
 /// Server that the sentinels name as the primary.
 #[derive(Debug)]
 pub(super) struct SentinelPrimary {
@@ -55,6 +58,8 @@ struct SentinelAnswer {
     /// is right.
     epoch: u64,
     primary: Address,
+    /// Time for which that server has reported itself as a replica, if it does.
+    replica_for: Option<Duration>,
 }
 
 /// Reason why a sentinel gave no address.
@@ -99,12 +104,15 @@ impl SentinelPrimary {
 
     /// Connects to the server that the sentinels name, and watches them from then on.
     pub(super) async fn connect(&self) -> Result<Arc<Socket>, Outage> {
-        let address = self.sentinels.primary().await?;
+        let SentinelAnswer { primary: address, replica_for, .. } =
+            self.sentinels.newest_answer().await?;
         let url = address.in_url(&self.url)?;
         let client =
             socket::client(&url, &self.tls).map_err(|error| Outage::new(Cause::new(error)))?;
         let socket = Arc::new(Socket::connect(&client).await?);
-        is_primary(&socket).await?;
+        if !is_primary(&socket).await? {
+            return Err(named_replica(&address, replica_for));
+        }
         tracing::info!(primary = %address, "redis primary found");
         tokio::spawn(watch(Arc::clone(&self.sentinels), address, Arc::downgrade(&socket)));
         Ok(socket)
@@ -112,7 +120,9 @@ impl SentinelPrimary {
 
     /// Checks that the server is still a primary, and takes writes.
     pub(super) async fn check(&self, live: &Socket) -> Result<(), Outage> {
-        is_primary(live).await?;
+        if !is_primary(live).await? {
+            return Err(Outage::new("Redis is a replica now: a failover is in progress"));
+        }
         live.check(&self.probe_key).await
     }
 }
@@ -124,8 +134,8 @@ async fn watch(sentinels: Arc<Sentinels>, address: Address, socket: Weak<Socket>
         if socket.strong_count() == 0 {
             return;
         }
-        if let Ok(primary) = sentinels.primary().await
-            && primary != address
+        if let Ok(answer) = sentinels.newest_answer().await
+            && answer.primary != address
             && let Some(socket) = socket.upgrade()
         {
             return socket.give_up(&Outage::new("the sentinels name another primary"));
@@ -133,25 +143,36 @@ async fn watch(sentinels: Arc<Sentinels>, address: Address, socket: Weak<Socket>
     }
 }
 
-/// Checks that the server is a primary. A server that sentinels name may have another role at this
-/// moment.
-async fn is_primary(socket: &Socket) -> Result<(), Outage> {
+/// Returns whether the server is a primary. A server that sentinels name may have another role at
+/// this moment.
+async fn is_primary(socket: &Socket) -> Result<bool, Outage> {
     let mut role = Pipeline::new();
     role.cmd("ROLE");
     match socket.ask(&role).await?.into_iter().next() {
         Some(Value::ServerError(error)) => {
             Err(failure::classify("ROLE", &error).outage_or(failure::no_right_to_role))
         }
-        Some(Value::Array(role)) if role.first().and_then(text) == Some("master") => Ok(()),
-        _ => Err(Outage::new(
-            "Redis is a replica that the sentinels name as the primary: a failover is in progress",
-        )),
+        Some(Value::Array(role)) => Ok(role.first().and_then(text) == Some("master")),
+        _ => Ok(false),
     }
 }
 
+/// Returns the outage of a replica that the sentinels name as the primary, and for how long it has
+/// been one.
+fn named_replica(address: &Address, replica_for: Option<Duration>) -> Outage {
+    let fact = format!("Redis at {address} is a replica that the sentinels name as the primary");
+    Outage::new(if replica_for.is_some_and(|time| time > FAILOVER_MAX) {
+        format!(
+            "{fact}, for longer than a failover takes: check that `sentinel monitor` of each sentinel names the primary"
+        )
+    } else {
+        format!("{fact}: a failover is in progress")
+    })
+}
+
 impl Sentinels {
-    /// Returns the newest address among the sentinels' answers.
-    async fn primary(&self) -> Result<Address, Outage> {
+    /// Returns the newest of the sentinels' answers.
+    async fn newest_answer(&self) -> Result<SentinelAnswer, Outage> {
         let ask = |sentinel| async move {
             tokio::time::timeout(ANSWER_TIMEOUT, self.ask(sentinel))
                 .await
@@ -168,7 +189,7 @@ impl Sentinels {
                 Err(no_answer) => why = no_answer,
             }
         }
-        newest.map(|answer| answer.primary).ok_or_else(|| match why {
+        newest.ok_or_else(|| match why {
             NoAnswer::Away => Outage::new("no sentinel in UNSTALE_REDIS_URL answers"),
             NoAnswer::Unknown => failure::unknown_primary(&self.master),
             NoAnswer::Outage(outage) => outage,
@@ -223,12 +244,19 @@ fn read_answer(answer: &Value) -> Option<SentinelAnswer> {
             .and_then(|pair| pair.get(1).and_then(text))
     };
     let primary = Address { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? };
-    Some(SentinelAnswer { epoch: field("config-epoch")?.parse().ok()?, primary })
+    let is_replica = field("role-reported") == Some("slave");
+    let reported_ms = field("role-reported-time").and_then(|time| time.parse().ok());
+    Some(SentinelAnswer {
+        epoch: field("config-epoch")?.parse().ok()?,
+        primary,
+        replica_for: reported_ms.filter(|_| is_replica).map(Duration::from_millis),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::Explain as _;
 
     #[test]
     fn a_sentinels_answer_has_address_and_epoch() {
@@ -236,9 +264,27 @@ mod tests {
         let fields =
             ["name", "main", "ip", "::1", "port", "6380", "flags", "master", "config-epoch", "7"];
         let answer = Value::Array(fields.iter().map(|field| bulk(field)).collect());
-        let expected =
-            SentinelAnswer { epoch: 7, primary: Address { host: "::1".into(), port: 6380 } };
+        let address = || Address { host: "::1".into(), port: 6380 };
+        let expected = SentinelAnswer { epoch: 7, primary: address(), replica_for: None };
         assert_eq!(read_answer(&answer), Some(expected));
+        for (role, replica_for) in [("master", None), ("slave", Some(Duration::from_secs(61)))] {
+            let reported = ["role-reported-time", "61000", "role-reported", role];
+            let all = fields.iter().chain(&reported).map(|field| bulk(field)).collect();
+            let expected = SentinelAnswer { epoch: 7, primary: address(), replica_for };
+            assert_eq!(read_answer(&Value::Array(all)), Some(expected));
+        }
         assert_eq!(read_answer(&Value::Array(vec![bulk("ip"), bulk("a")])), None);
+    }
+
+    #[test]
+    fn after_a_minute_the_advice_is_to_check_the_sentinels() {
+        let address = Address { host: "a".into(), port: 1 };
+        let cause = |seconds: Option<u64>| {
+            named_replica(&address, seconds.map(Duration::from_secs)).in_full()
+        };
+        for seconds in [None, Some(0), Some(60)] {
+            assert!(cause(seconds).contains("a failover is in progress"), "{seconds:?}");
+        }
+        assert!(cause(Some(61)).contains("check that `sentinel monitor`"));
     }
 }

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use lapin::ExchangeKind;
 use lapin::options::{
-    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use unstale::broker::{BrokerError, DeletionSeen, LaneName, Mended, Session, Signer, Start};
 use unstale::causes::Explain;
-use unstale::config::{DeclarePolicy, HistoryConfig};
+use unstale::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
 use super::{
     SOON, config, declare_exchange, declare_queue, depth, keys, next, open, other, publish,
     with_headers,
 };
-use crate::support::{rabbitmq, wait_until};
+use crate::support::{rabbitmq, unique, wait_until};
 
 fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
     let mut table = FieldTable::default();
@@ -185,6 +186,69 @@ async fn a_queue_with_other_arguments_is_reported_in_the_brokers_words_and_left_
     let kept = other(rabbitmq).await;
     wait_until(SOON, "the message is still there", async || depth(&kept, &config.queue).await == 1)
         .await;
+}
+
+#[tokio::test]
+async fn each_kind_of_refusal_of_a_declaration_has_its_own_advice() {
+    let rabbitmq = rabbitmq().await;
+    let refused = async |config: &AmqpConfig| {
+        problems(
+            Session::open(config, &keys(&["a"]), &Signer::default(), Start::First)
+                .await
+                .unwrap_err(),
+        )
+    };
+    let vhost = unique("limit");
+    let mut limited = config(&rabbitmq.add_vhost(&vhost).await);
+    limited.history =
+        Some(HistoryConfig { max_age: Duration::from_secs(3_600), max_bytes: 1 << 30 });
+    rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, r#"{"max-queues":0}"#]).await;
+    let shown = refused(&limited).await;
+    assert!(shown.lines().count() > 4, "each queue: {shown}");
+    assert!(shown.lines().any(|line| line.contains(".history")), "{shown}");
+    for line in shown.lines() {
+        assert!(line.contains("queue limit in vhost") && line.contains("max-queues"), "{line}");
+        for wrong in ["delete it", "UNSTALE_QUEUE", "UNSTALE_HISTORY=off"] {
+            assert!(!line.contains(wrong), "{line}");
+        }
+    }
+
+    let taken = config(&rabbitmq.url());
+    let owner = rabbitmq.connection().await;
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let name = format!("{}.slow", taken.queue);
+    owner
+        .create_channel()
+        .await
+        .unwrap()
+        .queue_declare(name.as_str().into(), exclusive, table(&[]))
+        .await
+        .unwrap();
+    let shown = refused(&taken).await;
+    assert!(
+        shown.contains("RESOURCE_LOCKED") && shown.contains("close that connection"),
+        "{shown}"
+    );
+    assert!(!shown.contains("delete it"), "{shown}");
+
+    let mut reserved = config(&rabbitmq.url());
+    reserved.queue = unique("amq.unstale");
+    let shown = refused(&reserved).await;
+    assert!(shown.contains("reserved prefix") && shown.contains("UNSTALE_QUEUE"), "{shown}");
+    assert!(!shown.contains("grant"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_limit_of_connections_has_its_own_advice() {
+    let rabbitmq = rabbitmq().await;
+    let vhost = unique("limit");
+    let config = config(&rabbitmq.add_vhost(&vhost).await);
+    rabbitmq.ctl(&["set_vhost_limits", "-p", &vhost, r#"{"max-connections":0}"#]).await;
+    let refused =
+        Session::open(&config, &keys(&["a"]), &Signer::default(), Start::First).await.unwrap_err();
+    assert!(!refused.is_final(), "{refused:?}");
+    let shown = refused.in_full();
+    assert!(shown.contains("connection limit") && shown.contains("raise that limit"), "{shown}");
 }
 
 #[tokio::test]

@@ -225,6 +225,55 @@ async fn a_changed_registry_is_taken_and_a_broken_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missing_retry_queue_does_not_stop_a_running_worker() {
+    let rules = r#"
+defaults: { ttl: 1h }
+loaders: { away: { url: "http://127.0.0.1:1" } }
+events:
+  user.updated: { effects: [ { delete: "user:{id}" } ] }
+  page.changed: { effects: [ { warm: "page", from: "away:/" } ] }
+"#;
+    let stage = Stage::new(&[("users.yaml", rules)]).await;
+    let delays = ("UNSTALE_RETRY_DELAYS", "1s,10m");
+    assert_eq!(stage.worker(&[delays]).await.terminate().await.code(), Some(0));
+    let broker = crate::support::rabbitmq().await;
+    let proxy = Proxy::start(&broker.addr()).await;
+    let amqp_url = broker.url().replace(&broker.addr(), &proxy.addr());
+    // Like a broker at its limit of queues, this one declares nothing.
+    let settings = [delays, ("UNSTALE_AMQP_URL", amqp_url.as_str()), ("UNSTALE_DECLARE", "none")];
+    let worker = stage.worker(&settings).await;
+    let step = format!("{}.retry.1s", stage.queue);
+    let channel = stage.new_channel().await;
+    channel.queue_delete(step.as_str().into(), Default::default()).await.unwrap();
+    proxy.cut().await;
+    seed_users(&stage, 0..50).await;
+    publish_users(&stage, 0..50).await;
+    wait_no_users(&stage).await;
+    stage.publish("page.changed", "{}").await;
+    wait_until(SOON, "the next retry step has the event", async || {
+        stage.ready(".retry.10m").await == 1
+    })
+    .await;
+    wait_until(
+        2 * SOON,
+        "the missing queue is reported",
+        async || matches!(worker.get("/readyz").await, Some((503, body)) if body.contains(&step)),
+    )
+    .await;
+    // A start refuses: somebody is looking at it.
+    let mut second = stage.start_worker(&settings);
+    let refused = second.wait_exit(SOON).await;
+    assert!(!refused.success() && second.stderr().contains(&step), "{}", second.stderr());
+
+    let other = stage.worker(&[delays]).await;
+    wait_until(SOON, "once it is declared, the worker is ready", async || {
+        matches!(worker.get("/readyz").await, Some((200, _)))
+    })
+    .await;
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let rules = r#"
 defaults: { ttl: 1h }

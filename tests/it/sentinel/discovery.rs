@@ -111,3 +111,18 @@ async fn passwords_are_sent_to_servers_and_to_sentinels_that_require_one() {
         "{unknown}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_that_monitor_a_replica_are_reported_after_a_minute() {
+    let watch = Sentinels::start_at_replica().await;
+    let cache = Cache::connect(&watched(&watch.urls(), sentinels::NAME), "q").unwrap();
+    let cause =
+        async || cache.probe().await.err().map_or_else(String::new, |error| error.in_full());
+    wait_until(SOON, "the replica is reported", async || cause().await.contains("failover")).await;
+    wait_until(Duration::from_secs(100), "the advice names the setting", async || {
+        cause().await.contains("sentinel monitor")
+    })
+    .await;
+    let replica = format!("127.0.0.1:{}", watch.servers[1].port());
+    assert!(cause().await.contains(&replica), "{}", cause().await);
+}
