@@ -33,6 +33,8 @@ pub struct WorkerReport {
     pub resolution_digest: String,
     /// Reason why the worker refused the current rule files; `None` if it did not.
     pub refused_registry: Option<String>,
+    /// One of the rule files that change all the time; `None` if there is none.
+    pub changing_rules: Option<String>,
     /// Delays of its retry schedule, as their queues' names end: `1s`.
     #[serde(rename = "ladder")]
     pub retry_delays: Vec<String>,

@@ -36,7 +36,7 @@ macro_rules! codes {
 }
 
 codes! {
-    FileUnreadable "file.unreadable" "A file or directory cannot be read, or is not a regular file."
+    FileUnreadable "file.unreadable" "A file, directory or link cannot be read, or is not a regular file."
     FileLink "file.link-outside" "A symbolic link leads out of the registry's directory."
     FileEncoding "file.encoding"
         "A file or its name is not UTF-8, or the file holds a NUL character."

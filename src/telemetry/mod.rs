@@ -19,4 +19,4 @@ mod slow;
 pub use event_log::{EffectLog, EventLog, Republished};
 pub use metrics::Metrics;
 pub use registry_metrics::RegistryMetrics;
-pub use slow::mentioned_if_slow;
+pub use slow::{mentioned_after, mentioned_if_slow};

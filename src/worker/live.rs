@@ -30,7 +30,10 @@ pub(super) struct CurrentRegistry {
     pub(super) replaced: Notify,
     /// Why the current rule files were not loaded.
     refused: ArcSwapOption<String>,
-    /// Notified when the registry was replaced, or another one was refused.
+    /// One of the rule files that change all the time.
+    changing: ArcSwapOption<String>,
+    /// Notified when the registry was replaced, when another one was refused, and when rule files
+    /// begin or cease to change all the time.
     pub(super) changed: Notify,
 }
 
@@ -60,6 +63,7 @@ impl CurrentRegistry {
             live: ArcSwap::from_pointee(live),
             replaced: Notify::new(),
             refused: ArcSwapOption::empty(),
+            changing: ArcSwapOption::empty(),
             changed: Notify::new(),
         }
     }
@@ -87,6 +91,17 @@ impl CurrentRegistry {
     pub(super) fn refuse(&self, cause: String) {
         self.refused.store(Some(Arc::new(cause)));
         self.changed.notify_one();
+    }
+
+    /// Notes one of the rule files that change all the time, or that none does.
+    pub(super) fn set_changing(&self, file: Option<String>) {
+        self.changing.store(file.map(Arc::new));
+        self.changed.notify_one();
+    }
+
+    /// Returns one of the rule files that change all the time.
+    pub(super) fn changing(&self) -> Option<String> {
+        self.changing.load().as_deref().cloned()
     }
 
     /// Returns why the current rule files were not loaded.

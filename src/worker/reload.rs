@@ -1,33 +1,33 @@
 //! Looks at the rule files every second, and reloads the registry when they change. If the changed
 //! registry does not load, the worker keeps the last good one.
 //!
+//! `looks` decides when the files are read. `problems` are the reasons why they are not in use.
+//!
 //! The file system's change notifications are not used: a `ConfigMap`'s symlink swap, bind mounts
 //! and network file systems do not all send them.
 
-use std::fmt::Display;
+mod looks;
+mod problems;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::live::{CurrentRegistry, Live};
-use crate::causes::Explain;
 use crate::config::RegistryConfig;
-use crate::registry::{self, Diagnostics, LoadOptions, LoadedRegistry, Registry, run_examples};
-use crate::telemetry::Metrics;
+use crate::registry::{
+    self, Diagnostics, FileList, LoadOptions, LoadedRegistry, Registry, run_examples,
+};
+use crate::telemetry::{Metrics, mentioned_after};
+use looks::{Judgement, Looks};
+use problems::Problems;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Maximum length of the reported cause why a registry was not loaded.
-const CAUSE_MAX_CHARS: usize = 400;
-
-/// Number of looks after which the contents are read even if no file seems to have changed. On a
-/// network file system with times in whole seconds, a changed file may look unchanged.
-const LOOKS_PER_READ: u64 = 60;
-
-/// The result of one look at the files. Problems are a result like any other, so that they are
-/// reported once and not after each look.
-type Look = Result<registry::FileList, Diagnostics>;
+/// Time after which a look that has not ended is reported. A network file system whose server is
+/// away may block it for good.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// Watches the rule files until `stop`.
 pub(super) async fn watch(
@@ -36,59 +36,118 @@ pub(super) async fn watch(
     metrics: &Metrics,
     stop: CancellationToken,
 ) {
-    let mut digest_judged = current.load().registry.digest().to_owned();
-    let mut judged: Option<Look> = None;
-    let mut seen: Option<Look> = None;
-    let mut looks: u64 = 0;
+    let digest_judged = current.load().registry.digest().to_owned();
+    let mut reload = Reload { current, metrics, digest_judged, reported: None };
+    let mut looks = Looks::new();
+    let mut unread = None;
     while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         let options = LoadOptions::for_run(config);
-        let looked_at = options.clone();
-        let Ok(look) = tokio::task::spawn_blocking(move || registry::list_files(&looked_at)).await
-        else {
-            continue;
-        };
-        looks += 1;
-        // After two equal looks, no swap is in progress and no file is half-written.
-        let is_settled = seen.as_ref() == Some(&look);
-        let is_known = judged.as_ref() == Some(&look);
-        seen = Some(look);
-        if !is_settled || is_known && !looks.is_multiple_of(LOOKS_PER_READ) {
-            continue;
+        let listed = options.clone();
+        let look = reload.look(move || registry::list_files(&listed)).await;
+        if reload.reported.is_some() && look.is_ok() {
+            looks.judge_again();
         }
-        judged.clone_from(&seen);
-        if let Some(Err(problems)) = &seen {
-            if !is_known {
-                error!("the changed registry cannot be read, the last good one stays:\n{problems}");
-                refuse(current, metrics, problems);
-                // The registry is loaded once it can be read again, even if it is unchanged.
-                digest_judged.clear();
-            }
-            continue;
+        let judgement = looks.judge(look);
+        note_restless(current, &looks);
+        match (judgement, looks.problems()) {
+            (Judgement::Read, _) => match reload.read(options).await {
+                Ok(()) => unread = None,
+                Err(problems) => {
+                    // The file system's fault, or a file that is being replaced.
+                    if unread.as_ref() == Some(&problems) {
+                        reload.report(&problems);
+                    }
+                    unread = Some(problems);
+                    looks.judge_again();
+                }
+            },
+            (Judgement::Report, Some(problems)) => reload.report(problems),
+            _ => {}
         }
-        let looked_at = options.clone();
-        let Ok(Ok(digest)) =
-            tokio::task::spawn_blocking(move || registry::digest_of(&looked_at)).await
-        else {
-            judged = None;
-            continue;
-        };
-        if digest == digest_judged {
-            continue;
+    }
+}
+
+/// One worker's reloads.
+struct Reload<'w> {
+    current: &'w CurrentRegistry,
+    metrics: &'w Metrics,
+    /// Digest of the rule files that were last loaded or refused.
+    digest_judged: String,
+    /// Reported problems of reading the files, until they can be read again.
+    reported: Option<Problems>,
+}
+
+impl Reload<'_> {
+    /// Runs a look at the files. Reports once if it does not end.
+    async fn look<T: Send + 'static>(
+        &mut self,
+        look: impl FnOnce() -> Result<T, Diagnostics> + Send + 'static,
+    ) -> Result<T, Problems> {
+        let looking = tokio::task::spawn_blocking(look);
+        let looked =
+            mentioned_after(LOOK_MAX, looking, || self.report(&Problems::NoAnswer(LOOK_MAX))).await;
+        problems::of_task(looked)
+    }
+
+    /// Reads the files, and loads them if their contents are new.
+    async fn read(&mut self, options: LoadOptions) -> Result<(), Problems> {
+        let read = options.clone();
+        let digest = self.look(move || registry::digest_of(&read)).await?;
+        self.reported = None;
+        if digest == self.digest_judged {
+            return Ok(());
         }
-        digest_judged = digest;
+        self.digest_judged = digest;
         let loaded = tokio::task::spawn_blocking(move || load(&options)).await;
-        match loaded {
-            Ok(Ok(loaded)) => take(current, metrics, loaded),
-            Ok(Err(problems)) => {
-                error!(digest = %digest_judged, "the changed registry does not load, the last good one stays");
-                log_lines(&problems);
-                refuse(current, metrics, &problems);
+        match problems::of_task(loaded) {
+            Ok(loaded) => self.take(loaded),
+            // A file became unreadable since its digest.
+            Err(problems) if problems.is_unreadable_file() => {
+                self.digest_judged.clear();
+                return Err(problems);
             }
-            Err(panicked) => {
-                error!(digest = %digest_judged, error = panicked.in_full(), "loading the changed registry panicked, the last good one stays");
-                refuse(current, metrics, &panicked);
+            Err(problems) => {
+                error!(digest = %self.digest_judged, "the changed registry does not load, the last good one stays");
+                self.refuse(&problems);
             }
         }
+        Ok(())
+    }
+
+    /// Reports that the files cannot be read, once for the same problems.
+    fn report(&mut self, problems: &Problems) {
+        if self.reported.as_ref() == Some(problems) {
+            return;
+        }
+        error!("the changed registry cannot be read, the last good one stays");
+        self.refuse(problems);
+        self.reported = Some(problems.clone());
+        // The registry is loaded once it can be read again, even if it is unchanged.
+        self.digest_judged.clear();
+    }
+
+    fn take(&self, loaded: LoadedRegistry) {
+        let Self { current, metrics, .. } = self;
+        let loaders = match current.load().loaders.reload(loaded.registry.loaders()) {
+            Ok(loaders) => loaders,
+            Err(problems) => {
+                error!("the changed registry's loaders cannot be used, the last good one stays");
+                return self.refuse(&Problems::OfLoaders(problems.to_string()));
+            }
+        };
+        for warning in &loaded.warnings {
+            problems::log(warning);
+        }
+        info!(digest = loaded.registry.digest(), "registry reloaded");
+        let settings_digest = current.load().settings_digest.clone();
+        current.replace(Live::new(loaded.registry, loaders, metrics, settings_digest));
+    }
+
+    /// Logs all problems, and keeps the first error for `unstale status`.
+    fn refuse(&self, problems: &Problems) {
+        problems.log();
+        self.metrics.reload_failed();
+        self.current.refuse(problems.cause());
     }
 }
 
@@ -99,39 +158,22 @@ fn load(options: &LoadOptions) -> Result<LoadedRegistry, Diagnostics> {
     if failing.is_empty() { Ok(loaded) } else { Err(Diagnostics(failing)) }
 }
 
-fn take(current: &CurrentRegistry, metrics: &Metrics, loaded: LoadedRegistry) {
-    let loaders = match current.load().loaders.reload(loaded.registry.loaders()) {
-        Ok(loaders) => loaders,
-        Err(problems) => {
-            error!("the changed registry's loaders cannot be used, the last good one stays");
-            log_lines(&problems);
-            return refuse(current, metrics, &problems);
+/// Logs when files begin to change all the time and when they cease, and notes the name of one.
+fn note_restless(current: &CurrentRegistry, looks: &Looks<FileList, Problems>) {
+    match (looks.is_restless(), current.changing().is_some()) {
+        (true, false) => {
+            let file = looks.last_lists().and_then(|[before, now]| now.first_change(before));
+            let file = file.unwrap_or("the directory").to_owned();
+            warn!(
+                file,
+                "rule files change all the time: the worker reads them every 10 s, and may read a half-written one"
+            );
+            current.set_changing(Some(file));
         }
-    };
-    for warning in &loaded.warnings {
-        warning.to_string().lines().for_each(|line| warn!("{line}"));
+        (false, true) => {
+            info!("the rule files no longer change all the time");
+            current.set_changing(None);
+        }
+        _ => {}
     }
-    info!(digest = loaded.registry.digest(), "registry reloaded");
-    let settings_digest = current.load().settings_digest.clone();
-    current.replace(Live::new(loaded.registry, loaders, metrics, settings_digest));
-}
-
-/// Logs each line of the problems as a separate record.
-fn log_lines(problems: &impl Display) {
-    problems.to_string().lines().for_each(|line| error!("{line}"));
-}
-
-/// Keeps the first line of the first problem for `unstale status`, with its location and cause. The
-/// log has all problems.
-fn refuse(current: &CurrentRegistry, metrics: &Metrics, problems: &impl Display) {
-    metrics.reload_failed();
-    let first: String = problems
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(CAUSE_MAX_CHARS)
-        .collect();
-    current.refuse(first);
 }

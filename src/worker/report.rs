@@ -103,6 +103,7 @@ impl<'s> Reporter<'s> {
             digest: self.subject.registry.load().registry.digest().to_owned(),
             resolution_digest: self.subject.registry.load().resolution_digest.clone(),
             refused_registry: self.subject.registry.refused(),
+            changing_rules: self.subject.registry.changing(),
             retry_delays: self.retry_steps.clone(),
             other_retry_delays: self.other_steps.iter().cloned().collect(),
             in_flight,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -29,18 +30,35 @@ impl Worker {
     /// Starts the worker without waiting for anything. `UNSTALE_HTTP_ADDR` is a free port unless
     /// the test sets it.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        Self::start_with(settings, true)
+        Self::start_with(Self::command(&[]), settings, true)
+    }
+
+    /// Starts the worker as [`start`](Self::start) does. Permissions of files hold for it, also if
+    /// the tests run as root.
+    pub(crate) fn start_without_override(settings: &[(&str, &str)]) -> Self {
+        // Only root has a capability to give up.
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|of_self| of_self.uid() == 0);
+        let dropped = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+        Self::start_with(Self::command(if is_root { &dropped[..] } else { &[] }), settings, true)
     }
 
     /// Starts the worker as [`start`](Self::start) does, but does not read its log. It stalls once
     /// it has logged about 64 KiB.
     pub(crate) fn start_unread(settings: &[(&str, &str)]) -> Self {
-        Self::start_with(settings, false)
+        Self::start_with(Self::command(&[]), settings, false)
     }
 
-    fn start_with(settings: &[(&str, &str)], is_read: bool) -> Self {
+    /// Returns the command that runs the program, through the wrapper if there is one.
+    fn command(wrapper: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_unstale");
+        let Some((first, rest)) = wrapper.split_first() else { return Command::new(program) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(program);
+        command
+    }
+
+    fn start_with(mut command: Command, settings: &[(&str, &str)], is_read: bool) -> Self {
         let http_port = port::free();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_unstale"));
         command
             .arg("run")
             .env_clear()

@@ -211,6 +211,9 @@ pub struct WorkerFacts {
     pub resolution_digest: String,
     /// Reason why it did not load the current rule files; null if it did.
     pub refused_registry: Option<String>,
+    /// One of the rule files that change all the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changing_rules: Option<String>,
     /// The steps of its retry schedule.
     #[serde(rename = "ladder")]
     pub retry_steps: Vec<String>,

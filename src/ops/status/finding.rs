@@ -83,6 +83,9 @@ pub enum FindingCode {
     /// A worker could not load the current rule files.
     #[serde(rename = "worker.outdated-rules")]
     WorkerOutdatedRules,
+    /// Rule files change all the time.
+    #[serde(rename = "worker.changing-rules")]
+    WorkerChangingRules,
     /// Workers run different rule files.
     #[serde(rename = "worker.different-rules")]
     WorkerDifferentRules,

@@ -374,6 +374,15 @@ fn judge_workers(workers: &[WorkerFacts], findings: &mut Findings) {
             );
         }
     }
+    if let Some((name, file)) =
+        workers.iter().find_map(|worker| Some((&worker.name, worker.changing_rules.as_ref()?)))
+    {
+        findings.note(
+            FindingCode::WorkerChangingRules,
+            format!("rule files of worker {name} change all the time, such as {file}: changes load after 10 s, and a half-written file may load"),
+            "find out what writes the rule files, and let it write only changed files",
+        );
+    }
     let digests: BTreeSet<&str> = workers.iter().map(|worker| worker.digest.as_str()).collect();
     if digests.len() > 1 {
         let each = workers

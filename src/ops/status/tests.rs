@@ -10,6 +10,7 @@ pub(crate) fn worker(name: &str) -> WorkerFacts {
         digest: "aaaaaaaaaaaaaaaaaaaa".to_owned(),
         resolution_digest: "aaaaaaaaaaaaaaaaaaaa-1".to_owned(),
         refused_registry: None,
+        changing_rules: None,
         retry_steps: vec!["1s".to_owned()],
         reported_s_ago: 2.0,
         in_flight: 0,
@@ -250,4 +251,16 @@ fn a_heal_that_is_due_or_skipped_events_is_a_problem() {
 fn a_report_of_another_version_is_read_as_far_as_it_is_known() {
     let report: WorkerReport = serde_json::from_str(r#"{"pid":7,"news":true}"#).unwrap();
     assert_eq!(report, WorkerReport { pid: 7, ..WorkerReport::default() });
+}
+
+#[test]
+fn rule_files_that_change_all_the_time_are_one_note() {
+    let mut status = healthy();
+    for worker in &mut redis(&mut status).workers {
+        worker.changing_rules = Some("schemas/user.yaml".to_owned());
+    }
+    let findings = judge(&status);
+    let [note] = &findings.notes[..] else { panic!("{findings:?}") };
+    assert_eq!(note.code, FindingCode::WorkerChangingRules);
+    assert!(note.what.contains("schemas/user.yaml") && findings.problems.is_empty(), "{note:?}");
 }

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::super::code::Code;
 use super::super::diagnostic::{Diagnostic, Diagnostics};
@@ -34,6 +36,19 @@ const MAX_DIRECTORY_DEPTH: usize = 16;
 pub struct FileList {
     /// Files in byte order of their paths.
     files: Vec<RuleFile>,
+}
+
+impl FileList {
+    /// Returns the path of the first file that was added, changed or removed since an earlier list.
+    pub fn first_change<'l>(&'l self, earlier: &'l Self) -> Option<&'l str> {
+        let (now, before) = (&self.files, &earlier.files);
+        let place = now.iter().zip(before).take_while(|(now, before)| now == before).count();
+        let changed = match (now.get(place), before.get(place)) {
+            (Some(now), Some(before)) if before.path < now.path => Some(before),
+            (now, before) => now.or(before),
+        };
+        changed.map(|file| file.shown_path.as_str())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,8 +192,16 @@ pub(super) struct ReadError {
 fn read_bytes(file: &RuleFile) -> io::Result<Vec<u8>> {
     let mut bytes =
         Vec::with_capacity(usize::try_from(file.version.size_bytes).unwrap_or_default());
-    // The file may have grown since it was listed.
-    File::open(&file.real_path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    // Since the list, a pipe or a link may have replaced the file. A pipe would block the opening,
+    // and a link may lead out of the registry.
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
+    let opened =
+        File::options().read(true).custom_flags(flags.cast_signed()).open(&file.real_path)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    // The file may have grown too.
+    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other(format!(
             "it has more than {} MiB",
@@ -264,12 +287,15 @@ impl Walk<'_> {
                     }
                 }
                 Ok(metadata) if is_rule_file => self.file(below, shown, real, &metadata)?,
-                Err(error) if is_rule_file => self.problem(
-                    Code::FileUnreadable,
-                    &shown,
-                    format!("the file cannot be read: {}", reason(&error)),
-                    "",
-                ),
+                // A name that is no rule file's may be a directory's.
+                Err(error) if is_rule_file || error.kind() != io::ErrorKind::NotFound => self
+                    .problem(
+                        Code::FileUnreadable,
+                        &shown,
+                        format!("it cannot be read: {}", reason(&error)),
+                        "",
+                    ),
+                // The other names are no rule files, or have vanished.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -309,14 +335,13 @@ impl Walk<'_> {
         let (target, metadata) = match target {
             Ok(found) => found,
             Err(error) => {
-                if is_rule_file {
-                    self.problem(
-                        Code::FileUnreadable,
-                        &shown,
-                        format!("the symbolic link cannot be followed: {}", reason(&error)),
-                        "",
-                    );
-                }
+                // It may be a link to a directory of rule files.
+                self.problem(
+                    Code::FileUnreadable,
+                    &shown,
+                    format!("the symbolic link cannot be followed: {}", reason(&error)),
+                    "correct its target, or remove the link",
+                );
                 return Ok(());
             }
         };

@@ -3,7 +3,8 @@
 //!
 //! In reading order: `stage` sets up a test, and `catalogue` serves loaders. `forms`, `verbs` and
 //! `publish` test single events. `warm`, `warm_options`, `breaker` and `again` test loads and
-//! second deletes. `lifecycle`, `load`, `window` and `consumers` test the worker as a whole.
+//! second deletes. `lifecycle`, `reload`, `load`, `window` and `consumers` test the worker as a
+//! whole.
 //!
 //! Deliberately absent: servers that fail, which are in `faults`.
 
@@ -15,6 +16,7 @@ mod forms;
 mod lifecycle;
 mod load;
 mod publish;
+mod reload;
 pub(crate) mod stage;
 mod verbs;
 mod warm;

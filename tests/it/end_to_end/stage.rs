@@ -152,6 +152,13 @@ impl Stage {
         self.with_settings(settings, Worker::start)
     }
 
+    /// Starts a worker that may not override permissions of files, and waits until it is ready.
+    pub(crate) async fn worker_without_override(&self, settings: &[(&str, &str)]) -> Worker {
+        let mut worker = self.with_settings(settings, Worker::start_without_override);
+        worker.wait_ready().await;
+        worker
+    }
+
     /// Starts a worker without waiting, and does not read its log. The worker stalls once it has
     /// logged some 64 KiB.
     pub(crate) fn start_unread_worker(&self, settings: &[(&str, &str)]) -> Worker {

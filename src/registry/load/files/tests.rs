@@ -63,7 +63,6 @@ fn symbolic_links_to_parents_and_siblings_are_followed_once() {
         symlink(root, root.join(name)).unwrap();
     }
     symlink("common", root.join("also")).unwrap();
-    symlink("nowhere", root.join("broken")).unwrap();
     symlink("common/a.yaml", root.join("b.yaml")).unwrap();
     assert_eq!(paths(root).unwrap(), ["b.yaml", "common/a.yaml"]);
     symlink("nowhere", root.join("broken.yaml")).unwrap();
@@ -94,4 +93,56 @@ fn a_change_of_content_changes_the_file_list() {
     assert_eq!(list(root.path()).unwrap(), first);
     fs::write(&file, "events: {} #").unwrap();
     assert_ne!(list(root.path()).unwrap(), first);
+}
+
+#[test]
+fn a_file_that_became_a_pipe_or_a_link_since_the_list_is_not_read() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let pipe = |path: &Path| {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let link = |path: &Path| symlink(outside.path(), path).unwrap();
+    for replace in [&pipe as &dyn Fn(&Path), &link] {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a.yaml");
+        fs::write(&file, "events: {}").unwrap();
+        let listed = list(root.path()).unwrap();
+        fs::remove_file(&file).unwrap();
+        replace(&file);
+        assert!(read(listed).is_err());
+    }
+}
+
+#[test]
+fn a_link_that_cannot_be_followed_is_reported_whatever_its_name() {
+    for name in ["a.yaml", "teams", "notes.txt"] {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("b.yaml"), "events: {}").unwrap();
+        symlink("nowhere", root.path().join(name)).unwrap();
+        let problem = paths(root.path()).unwrap_err();
+        assert!(problem.contains(name) && problem.contains("cannot be followed"), "{problem}");
+    }
+}
+
+#[test]
+fn the_first_change_between_two_lists_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let file = |name: &str| root.path().join(name);
+    let look = || list(root.path()).unwrap();
+    fs::write(file("b.yaml"), "1").unwrap();
+    fs::write(file("d.yaml"), "1").unwrap();
+    let first = look();
+    assert_eq!(first.first_change(&look()), None);
+    let changed = |now: &FileList, before: &FileList| {
+        now.first_change(before).map(|path| path.rsplit('/').next().unwrap().to_owned())
+    };
+    fs::write(file("d.yaml"), "12").unwrap();
+    let second = look();
+    assert_eq!(changed(&second, &first).as_deref(), Some("d.yaml"));
+    fs::write(file("a.yaml"), "1").unwrap();
+    let third = look();
+    assert_eq!(changed(&third, &second).as_deref(), Some("a.yaml"));
+    assert_eq!(changed(&second, &third).as_deref(), Some("a.yaml"));
+    fs::remove_file(file("d.yaml")).unwrap();
+    assert_eq!(changed(&look(), &third).as_deref(), Some("d.yaml"));
 }
