@@ -17,7 +17,8 @@ use super::topology::{self, Declared, Ensured};
 use crate::causes::Explain;
 use crate::config::{AmqpConfig, DeclarePolicy, HistoryConfig};
 
-/// Maximum time for all questions about the history together: a session does not wait longer.
+/// Maximum time for one question about the history. A session does not wait longer for a broken
+/// one, which answers none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Declares and binds the history.
@@ -75,10 +76,7 @@ impl HistoryObject {
         depth: Depth,
         seen: &DeletionSeen,
     ) -> Result<Ensured, HistoryFault> {
-        let ensured = timeout(ANSWER_TIMEOUT, self.ask(routing_keys, (depth, seen))).await;
-        let ensured =
-            ensured.unwrap_or_else(|_| Err(BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT))));
-        ensured.map_err(|error| match error {
+        self.ask(routing_keys, (depth, seen)).await.map_err(|error| match error {
             BrokerError::Topology(problems)
                 if problems.iter().all(TopologyProblem::is_missing_queue) =>
             {
@@ -141,14 +139,17 @@ impl HistoryObject {
         routing_keys: &[String],
         looking: (Depth, &DeletionSeen),
     ) -> Result<Ensured, BrokerError> {
-        let mut kept = self.link.lock().await;
-        let link = self.link(&mut kept).await?;
+        let no_answer = |_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT));
+        let mut kept = timeout(ANSWER_TIMEOUT, self.link.lock()).await.map_err(no_answer)?;
+        let linking = timeout(ANSWER_TIMEOUT, self.link(&mut kept)).await;
+        let link = linking.map_err(no_answer)??;
         let ensured = topology::ensure_history(
             &link,
             &self.config,
             (&self.names, self.history),
             routing_keys,
             looking,
+            ANSWER_TIMEOUT,
         )
         .await;
         // After a refusal the state of the connection is unknown.

@@ -4,6 +4,8 @@
 
 mod objects;
 
+use std::time::Duration;
+
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
@@ -64,8 +66,10 @@ pub(super) async fn ensure_history(
     (names, history): (&Names, HistoryConfig),
     routing_keys: &[String],
     (depth, seen): (Depth, &DeletionSeen),
+    answers_within: Duration,
 ) -> Result<Ensured, BrokerError> {
     let mut broker = Objects::new(link, config.declare, depth, seen);
+    broker.answers_within = answers_within;
     broker.queue(history_spec(names, history)).await?;
     if broker.problems.is_empty() {
         broker.bind(&names.history, &config.exchange, routing_keys).await?;

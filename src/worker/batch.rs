@@ -16,7 +16,8 @@ use std::sync::Arc;
 use tracing::{debug, error};
 
 use super::account::Charge;
-use super::closers::{Closers, LostConnections, Part};
+use super::closers::given_up::Closers;
+use super::closers::{LostConnections, Part};
 use super::gate::Gate;
 use super::in_flight::Taken;
 use super::intake::Request;

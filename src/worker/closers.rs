@@ -4,11 +4,9 @@
 //! Ever smaller parts of a batch are applied alone, until one effect is left. It becomes a dead
 //! letter. Its key must not keep an older value, so it is deleted.
 
-use std::collections::BTreeMap;
+pub(super) mod given_up;
 
 use super::intake::Request;
-use crate::plan::EffectOutcome;
-use crate::reason::Reason;
 use crate::registry::{Action, Effect};
 
 /// Number of lost connections after which a part of a batch is applied in smaller parts. After as
@@ -60,59 +58,6 @@ impl LostConnections {
     }
 }
 
-/// The effects of one event at which Redis closes the connection, as far as they are known. All
-/// effects of the event are applied one by one.
-#[derive(Debug, Default)]
-pub(super) struct Closers {
-    given_up: BTreeMap<u32, GivenUp>,
-}
-
-#[derive(Debug)]
-struct GivenUp {
-    bytes: usize,
-    /// True if not even a deletion takes its place.
-    is_left_out: bool,
-}
-
-impl Closers {
-    /// Returns true if nothing is applied for the effect at that position.
-    pub(super) fn leaves_out(&self, position: u32) -> bool {
-        self.given_up.get(&position).is_some_and(|given_up| given_up.is_left_out)
-    }
-
-    /// Replaces the outcomes of the effects that were given up, and sorts all by position. `named`
-    /// adds the name of the effect's rule to a message.
-    pub(super) fn add_outcomes(
-        &self,
-        rest: &mut Vec<(u32, EffectOutcome)>,
-        named: impl Fn(u32, EffectOutcome) -> EffectOutcome,
-    ) {
-        for (position, given_up) in &self.given_up {
-            // A deletion in its place that Redis refuses has a better message.
-            if rest.iter().any(|(other, outcome)| {
-                other == position && matches!(outcome, EffectOutcome::Dead { .. })
-            }) {
-                continue;
-            }
-            rest.retain(|(other, _)| other != position);
-            rest.push((*position, named(*position, given_up.outcome())));
-        }
-        rest.sort_unstable_by_key(|(position, _)| *position);
-    }
-}
-
-impl GivenUp {
-    fn outcome(&self) -> EffectOutcome {
-        let Self { bytes, is_left_out } = self;
-        let instead = if *is_left_out { "" } else { "; the key is deleted instead" };
-        let message = format!(
-            "applied alone, the effect loses the connection to Redis each time: its command has {bytes} bytes, without a loaded value; \
-             compare with `proto-max-bulk-len` and `client-query-buffer-limit` of Redis, and with the limits of a proxy{instead}"
-        );
-        EffectOutcome::Dead { reason: Reason::RedisRefused, message, may_be_permitted: false }
-    }
-}
-
 impl Request {
     /// Returns how many connections this part of the event loses in a row if it is the cause.
     pub(super) fn lost_connections_max(&self, position: Option<u32>) -> u32 {
@@ -145,10 +90,7 @@ impl Request {
         if let Some(deletion) = deletion {
             *effect = deletion;
         }
-        let given_up = &mut self.closers.get_or_insert_default().given_up;
-        let given_up = given_up.entry(position).or_insert(GivenUp { bytes, is_left_out });
-        given_up.is_left_out = is_left_out;
-        Some(given_up.bytes)
+        Some(self.closers.get_or_insert_default().give_up(position, bytes, is_left_out))
     }
 }
 
@@ -162,6 +104,7 @@ fn command_bytes(effect: &Effect) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::EffectOutcome;
     use crate::registry::{Expiry, RuleId, Version, Write};
 
     fn write(target: &str) -> Effect {

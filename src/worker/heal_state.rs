@@ -13,7 +13,7 @@ use super::history_start::HistoryStart;
 use super::live::CurrentRegistry;
 use super::low_watermark::Watermark;
 use super::owed_heals::OwedHeals;
-use super::queue_marks::QueueMarks;
+use super::queue_marks::known::QueueMarks;
 use crate::cache::{Cache, Checkpoints};
 use crate::config::Config;
 use crate::http::Readiness;

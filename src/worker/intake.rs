@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::closers::Closers;
+use super::closers::given_up::Closers;
 use super::live::Live;
 use crate::broker::{DELIVERIES_AT_MOST, Delivery, LaneName};
 use crate::event::{Decoded, Event, Provenance, Reading, decode};

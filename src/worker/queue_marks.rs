@@ -9,8 +9,7 @@
 //! Redis counts how often each mark was made. A higher count than this worker's own shows that
 //! another worker has replaced the mark. This worker's consumers are then those of the old queue.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+pub(super) mod known;
 
 use tracing::{debug, warn};
 
@@ -19,73 +18,9 @@ use crate::broker::{BrokerError, Session};
 use crate::cache::CommandError;
 use crate::causes::Explain as _;
 
-/// The marks, as far as this worker knows.
-#[derive(Debug, Default)]
-pub(super) struct QueueMarks(Mutex<State>);
+pub(super) use known::Look;
 
-#[derive(Debug, Default)]
-struct State {
-    /// How often each mark was made when this worker last saw it.
-    made: BTreeMap<String, u64>,
-    /// Queues whose mark this session has made or bound, or may not make.
-    settled: BTreeSet<String>,
-    /// Queues whose mark the broker does not show to this session.
-    hidden: BTreeSet<String>,
-}
-
-/// Findings of one look.
-#[derive(Debug, Default)]
-pub(super) struct Look {
-    /// Each queue of which the broker shows whether it has a mark.
-    queues: Vec<Found>,
-}
-
-#[derive(Debug)]
-struct Found {
-    queue: String,
-    has_mark: bool,
-    /// How often Redis says that the mark was made.
-    held: Option<u64>,
-    /// How often the mark was made, by Redis or by the memory of this worker.
-    made: Option<u64>,
-    /// The queue was deleted since this worker, or an earlier one, saw the mark.
-    is_replaced: bool,
-}
-
-impl Look {
-    /// Returns whether a queue was deleted and declared again.
-    pub(super) fn any_replaced(&self) -> bool {
-        self.queues.iter().any(|found| found.is_replaced)
-    }
-
-    /// Returns whether one of the queues with consumers was. They need a new session.
-    pub(super) fn lane_is_replaced(&self, session: &Session) -> bool {
-        let lanes = [&session.names().main, &session.names().slow];
-        self.queues.iter().any(|found| found.is_replaced && lanes.contains(&&found.queue))
-    }
-}
-
-impl QueueMarks {
-    /// Notes that a session begins.
-    pub(super) fn session_begins(&self) {
-        self.change(|state| {
-            state.settled.clear();
-            state.hidden.clear();
-        });
-    }
-
-    fn found(&self, queue: &str, has_mark: bool, held: Option<u64>) -> Found {
-        let ours = self.change(|state| state.made.get(queue).copied());
-        let made = ours.max(held);
-        let is_replaced =
-            if has_mark { ours.is_some_and(|ours| made > Some(ours)) } else { made.is_some() };
-        Found { queue: queue.to_owned(), has_mark, held, made, is_replaced }
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use known::Found;
 
 /// Looks at all marks. Returns nothing if a server does not answer: the next look finds the same.
 /// Without healing there are no checkpoints, and so no marks.
@@ -197,23 +132,4 @@ fn broker(error: BrokerError) -> String {
 
 fn redis(error: CommandError) -> String {
     error.in_full()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_is_replaced_if_its_mark_is_gone_or_was_made_again() {
-        let marks = QueueMarks::default();
-        let is_replaced = |has_mark, held| marks.found("q", has_mark, held).is_replaced;
-        assert!(!is_replaced(false, None), "no worker has made it yet");
-        assert!(!is_replaced(true, None) && !is_replaced(true, Some(3)), "a new worker");
-        assert!(is_replaced(false, Some(3)), "an earlier worker has made it");
-        marks.change(|state| state.made.insert("q".to_owned(), 3));
-        assert!(!is_replaced(true, Some(3)));
-        assert!(!is_replaced(true, Some(2)) && !is_replaced(true, None), "Redis went back");
-        assert!(is_replaced(true, Some(4)), "another worker has noticed it");
-        assert!(is_replaced(false, None), "this worker has seen it");
-    }
 }

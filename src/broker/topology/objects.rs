@@ -1,8 +1,11 @@
 //! One object of the contract after another: asked for, declared, bound, or reported with advice.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use tokio::time::timeout;
@@ -16,6 +19,10 @@ use super::super::refusal::{AmqpError, Refusal};
 use super::super::reply_text::{Precondition, precondition_failed};
 use crate::causes::Cause;
 use crate::config::DeclarePolicy;
+
+/// Number of bindings that are asked for before the first answer, so that a registry of many types
+/// needs few round trips.
+const BINDINGS_AT_ONCE: usize = 256;
 
 /// Outcome for all objects.
 #[derive(Debug, Default)]
@@ -42,6 +49,8 @@ pub(super) struct Objects<'a> {
     link: &'a Link,
     policy: DeclarePolicy,
     depth: Depth,
+    /// Maximum time for one question and its answer.
+    pub(super) answers_within: Duration,
     channel: Option<Channel>,
     pub(super) problems: Vec<TopologyProblem>,
     pub(super) ensured: Ensured,
@@ -60,6 +69,7 @@ impl<'l> Objects<'l> {
             link,
             policy,
             depth,
+            answers_within: ANSWER_TIMEOUT,
             channel: None,
             problems: Vec::new(),
             ensured: Ensured::default(),
@@ -280,30 +290,45 @@ impl<'l> Objects<'l> {
         if self.policy == DeclarePolicy::None {
             return Ok(());
         }
+        let object = |key: &str| ContractObject::Binding { queue: queue.into(), key: key.into() };
+        let (Some(short_queue), Some(exchange)) = (short(queue), short(exchange)) else {
+            return routing_keys.first().map_or(Ok(()), |key| self.too_long(object(key)));
+        };
+        let mut names = Vec::with_capacity(routing_keys.len());
         for key in routing_keys {
-            let object = ContractObject::Binding { queue: queue.to_owned(), key: key.clone() };
-            let (Some(queue), Some(exchange), Some(key)) =
-                (short(queue), short(exchange), short(key))
-            else {
-                self.too_long(object)?;
-                continue;
-            };
+            match short(key) {
+                Some(name) => names.push(name),
+                None => self.too_long(object(key))?,
+            }
+        }
+        for names in names.chunks(BINDINGS_AT_ONCE) {
+            let mut refused = None;
             let bound = self
                 .ask(async |channel| {
-                    channel
-                        .queue_bind(
-                            queue.clone(),
+                    // The broker answers in this order.
+                    let asked = names.iter().map(|name| {
+                        let (options, arguments) = Default::default();
+                        channel.queue_bind(
+                            short_queue.clone(),
                             exchange.clone(),
-                            key.clone(),
-                            QueueBindOptions::default(),
-                            FieldTable::default(),
+                            name.clone(),
+                            options,
+                            arguments,
                         )
-                        .await
+                    });
+                    let mut asked: FuturesOrdered<_> = asked.collect();
+                    let mut at = 0;
+                    while let Some(answer) = asked.next().await {
+                        answer.inspect_err(|_| refused = names.get(at))?;
+                        at += 1;
+                    }
+                    Ok(())
                 })
                 .await?;
             if let Err(refusal) = bound {
                 // The next binding would be refused for the same reason.
-                return self.refused(object, refusal, "UNSTALE_QUEUE");
+                let key = refused.map_or("", |name| name.as_str());
+                return self.refused(object(key), refusal, "UNSTALE_QUEUE");
             }
         }
         Ok(())
@@ -321,8 +346,9 @@ impl<'l> Objects<'l> {
             None => self.link.channel().await?,
         };
         self.channel = Some(channel.clone());
-        let answer = timeout(ANSWER_TIMEOUT, question(channel)).await;
-        let answer = answer.map_err(|_| BrokerError::Unreachable(no_answer(ANSWER_TIMEOUT)))?;
+        let within = self.answers_within;
+        let answer = timeout(within, question(channel)).await;
+        let answer = answer.map_err(|_| BrokerError::Unreachable(no_answer(within)))?;
         match answer.map_err(Refusal::from) {
             Err(Refusal::Passing(error)) => Err(BrokerError::Unreachable(error.into())),
             Err(refusal) => {

@@ -15,6 +15,7 @@ mod consumers;
 mod forms;
 mod lifecycle;
 mod load;
+mod many_types;
 mod publish;
 mod reload;
 pub(crate) mod stage;
