@@ -52,12 +52,15 @@ impl EndSignal {
         let mut first = ended.clone();
         self.0.send_if_modified(|cause| match cause {
             Some(earlier) => {
-                // A connection's parsing error reaches its channels as a plain close.
-                if ended.by_unreadable_message() && !earlier.by_unreadable_message() {
+                // A connection's parsing error, or its end by the broker, reaches its channels as a
+                // plain close.
+                let is_cause =
+                    ended.by_undeliverable_message() && !earlier.by_undeliverable_message();
+                if is_cause {
                     *earlier = ended;
                 }
                 first = earlier.clone();
-                false
+                is_cause
             }
             None => {
                 *cause = Some(ended);

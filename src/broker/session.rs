@@ -193,11 +193,12 @@ impl Session {
         &self.usable_names
     }
 
-    /// Returns whether a retry queue could not be used when the session began.
+    /// Returns the retry queues that could not be used when the session began.
     ///
-    /// It may have been deleted together with its events.
-    pub fn lacks_retry_queue(&self) -> bool {
-        self.usable_names != self.names
+    /// They may have been deleted together with their events.
+    pub fn lacking_retry_queues(&self) -> BTreeSet<String> {
+        let steps = self.names.retry.iter().zip(&self.usable_names.retry);
+        steps.filter(|(step, used)| step != used).map(|((_, name), _)| name.clone()).collect()
     }
 
     /// Returns warnings that stop nothing, such as a history whose retention differs.

@@ -231,9 +231,10 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
             return None;
         }
         let mut commands = Commands::none(Sent::default());
+        let values = self.plan.last_values();
         for id in std::mem::take(&mut self.unchanged) {
             let Operation { target, fence_version, .. } = self.plan.operation(id);
-            if self.plan.is_followed_by_value(id) {
+            if values.get(target).is_some_and(|value| self.plan.is_later(*value, id)) {
                 continue;
             }
             let key = target.as_bytes();
@@ -245,7 +246,8 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
             // Redis may refuse the script, or the fence.
             commands.push(Subject::Quiet(id), unlink([key].into_iter(), 1));
         }
-        Some(commands)
+        // Redis refuses an empty pipeline.
+        (!commands.subjects.is_empty()).then_some(commands)
     }
 
     /// Sets the final outcome of an operation. Other answers no longer change it.

@@ -1,6 +1,7 @@
 //! The plan for a batch of effects: operations in order, each with the effects whose outcome it
 //! decides.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::fence_version::FenceVersion;
@@ -154,13 +155,30 @@ impl<'e> Plan<'e> {
     /// Returns whether a later operation certainly gives the key of this deletion a value.
     pub fn is_followed_by_value(&self, deletion: OperationId) -> bool {
         let target = self.operation(deletion).target;
-        let later = |other: &&OperationId| {
-            self.operation(deletion).place == Place::Front || **other > deletion
-        };
-        self.in_order.iter().filter(later).map(|&other| self.operation(other)).any(|other| {
-            other.target == target
-                && other.fence_version.is_none()
-                && matches!(other.command, Command::Write(_) | Command::Bump(_))
+        self.values().any(|(other, key)| key == target && self.is_later(other, deletion))
+    }
+
+    /// Returns the last operation for each key that certainly gives it a value.
+    pub fn last_values(&self) -> HashMap<&str, OperationId> {
+        let mut last = HashMap::new();
+        for (operation, key) in self.values() {
+            let kept = last.entry(key).or_insert(operation);
+            *kept = operation.max(*kept);
+        }
+        last
+    }
+
+    /// Returns whether an operation is applied after the other one.
+    pub fn is_later(&self, operation: OperationId, than: OperationId) -> bool {
+        self.operation(than).place == Place::Front || operation > than
+    }
+
+    /// Returns the operations that certainly give their keys a value.
+    fn values(&self) -> impl Iterator<Item = (OperationId, &str)> {
+        self.in_order.iter().map(|&id| (id, self.operation(id))).filter_map(|(id, operation)| {
+            let gives_value = operation.fence_version.is_none()
+                && matches!(operation.command, Command::Write(_) | Command::Bump(_));
+            gives_value.then_some((id, operation.target))
         })
     }
 

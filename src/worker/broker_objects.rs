@@ -71,12 +71,14 @@ pub(super) async fn keep(heals: Heals<'_>, signer: &Signer, session: &Session) -
         // Until Redis can be used, the deletion stays noted, since the start of the heal is unknown
         // before.
         let any_replaced = look.as_ref().is_some_and(queue_marks::Look::any_replaced);
-        if gate.is_open() && (session.deletion_seen().take() || any_replaced) {
+        let owes = gate.is_open() && (session.deletion_seen().take() || any_replaced);
+        if owes {
             state.owed.owe_from_low(
                 "a queue or the exchange was deleted while workers ran: events may have gone to the history alone",
             );
         }
-        if !any_replaced || tokio::time::timeout(INTERVAL, state.owed.saved()).await.is_ok() {
+        let is_saved = owes && tokio::time::timeout(INTERVAL, state.owed.saved()).await.is_ok();
+        if !any_replaced || is_saved {
             queue_marks::keep(heals, session, look).await;
         }
         note_new_history(state, session.deletion_seen());

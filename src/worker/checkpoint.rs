@@ -1,7 +1,8 @@
-//! Keeps this worker's checkpoint in Redis, from before the worker consumes until it ends. Once a
-//! second, a *tick* advances the checkpoint and shows whether Redis lost writes, and whether somebody
-//! has set its clock. The low watermark in the checkpoint then includes events that stopped workers
-//! left unapplied.
+//! Keeps this worker's checkpoint in Redis, from before the worker consumes until it ends.
+//!
+//! Once a second, a *tick* advances the checkpoint. It shows whether Redis lost writes, and whether
+//! somebody has set its clock. The low watermark in the checkpoint then includes events that
+//! stopped workers left unapplied.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -40,13 +41,16 @@ pub(super) async fn tick(heals: Heals<'_>) -> Infallible {
         let found = match tick_once(heals, &mut covered).await {
             Ok(Tick::NotEntered) => continue,
             Ok(Tick::Good(marks)) => {
-                let mut steps = heals.config.amqp.retry_delays.clone();
                 if clock.saw(Instant::now(), marks.now_ms) {
                     // No message has returned from the others' steps any sooner.
-                    steps.extend(&clock.steps);
+                    steps_noted = None;
                 } else if steps_noted.is_some_and(|at| at.elapsed() < STEPS_NOTED_EVERY) {
                     clock.steps = marks.steps_but(&[]);
                     continue;
+                }
+                let mut steps = heals.config.amqp.retry_delays.clone();
+                if steps_noted.is_none() {
+                    steps.extend(&clock.steps);
                 }
                 match heals.cache.note_steps(&steps, &marks).await {
                     Ok(()) => {

@@ -161,8 +161,14 @@ mod tests {
         assert_eq!(request.closes_at(None), None, "first all are applied one by one");
         assert_eq!(request.closes_at(Some(1)), Some(6));
         assert_eq!(request.resolution.effects, [delete("a"), delete("b")]);
+        let closers = request.closers.unwrap();
+        let retry =
+            EffectOutcome::NotTried { message: "full".into(), after: std::time::Duration::ZERO };
+        let mut not_deleted = vec![(1, retry.clone())];
+        closers.add_outcomes(&mut not_deleted, |_, outcome| outcome);
+        assert_eq!(not_deleted, [(1, retry)], "the old value stays, so the event is tried again");
         let mut rest = vec![(0, EffectOutcome::Slow), (1, EffectOutcome::Slow)];
-        request.closers.unwrap().add_outcomes(&mut rest, |_, outcome| outcome);
+        closers.add_outcomes(&mut rest, |_, outcome| outcome);
         assert_eq!(rest[0], (0, EffectOutcome::Slow));
         assert!(
             matches!(&rest[1], (1, EffectOutcome::Dead { message, .. }) if message.contains("deleted instead"))

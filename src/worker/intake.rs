@@ -85,6 +85,7 @@ impl Request {
         self.verdict = Some(Settlement::dead(reason, error, self.attempts_before));
         (self.resolution, self.only) =
             (Resolution { matched: self.resolution.matched, ..Resolution::default() }, None);
+        self.closers = None;
     }
 
     fn or_dead_letter(read: impl FnOnce() -> Self) -> Self {

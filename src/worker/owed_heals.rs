@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) low_at_look: Option<LowWatermark>,
     /// Span from which events may be lost.
     pub(super) lost: Option<LostEvents>,
+    /// True if Redis does not hold that span yet.
+    lost_is_new: bool,
     /// The last logged cause.
     pub(super) logged: Option<String>,
 }
@@ -117,6 +119,7 @@ impl OwedHeals {
         );
         self.change(|state| {
             state.lost = Some(state.lost.map_or(lost, |before| before.and(lost)));
+            state.lost_is_new = true;
         });
     }
 
@@ -129,6 +132,10 @@ impl OwedHeals {
     ) -> Result<(), CommandError> {
         let acknowledged_ms = marks.acknowledged_ms(Acknowledged::LostEvents);
         let lost = self.change(|state| {
+            if let Some(lost) = state.lost.as_mut().filter(|_| state.lost_is_new) {
+                *lost = lost.noticed_at(marks);
+            }
+            state.lost_is_new = false;
             state.lost = state.lost.filter(|lost| acknowledged_ms < Some(lost.noticed_ms));
             state.lost
         });

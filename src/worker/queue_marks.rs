@@ -119,7 +119,11 @@ async fn keep_one(heals: Heals<'_>, session: &Session, found: Found) -> Result<(
     state.queue_marks.change(|state| {
         match made {
             Some(made) => state.made.insert(queue.clone(), made),
-            None => state.made.remove(&queue),
+            None => {
+                // Each look at a missing exchange is a line in the broker's log.
+                state.hidden.insert(queue.clone());
+                state.made.remove(&queue)
+            }
         };
         state.settled.insert(queue);
     });

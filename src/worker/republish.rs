@@ -327,10 +327,8 @@ impl<'s> Refused<'s> {
     /// minute.
     fn note(&mut self, queue: &str, messages: usize) {
         self.tries += 1;
-        if self.tries == REFUSED_AFTER {
-            self.republishing.metrics.set_paused("queue", true);
-        }
         if self.tries >= REFUSED_AFTER {
+            self.republishing.metrics.set_paused("queue", true);
             let cause = format!(
                 "the queue `{queue}` takes no messages: it is full (see its policies), or most of its replicas are down"
             );
@@ -350,8 +348,11 @@ impl<'s> Refused<'s> {
 
 impl Drop for Refused<'_> {
     fn drop(&mut self) {
-        self.republishing.metrics.set_paused("queue", false);
-        self.republishing.readiness.set_republishing(Ok(()));
+        // If the other lane waits too, it notes that again within a moment.
+        if self.tries >= REFUSED_AFTER {
+            self.republishing.metrics.set_paused("queue", false);
+            self.republishing.readiness.set_republishing(Ok(()));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs sessions with RabbitMQ, one after another. A broken session is never repaired: the
 //! supervisor builds a new one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ pub(super) struct Supervisor<'s> {
     undeliverable: Undeliverable,
     /// True if a queue was missing, or may have been missing, since the last session began.
     saw_deletion: bool,
+    /// Retry queues that the last session could not use.
+    lacking: BTreeSet<String>,
     /// True once the census was compared with the count that the last worker left.
     compared: bool,
     /// Deletions that sessions noticed, also sessions that failed to open.
@@ -58,6 +61,7 @@ impl<'s> Supervisor<'s> {
             careful: false,
             undeliverable: Undeliverable::default(),
             saw_deletion: false,
+            lacking: BTreeSet::new(),
             compared: false,
             deletion_seen: DeletionSeen::default(),
             logged_cause: None,
@@ -90,7 +94,9 @@ impl<'s> Supervisor<'s> {
             let cause = match opened {
                 Ok(session) => {
                     self.logged_cause = None;
-                    self.saw_deletion |= session.lacks_retry_queue();
+                    let lacking = session.lacking_retry_queues();
+                    self.saw_deletion |= !lacking.is_subset(&self.lacking);
+                    self.lacking = lacking;
                     broker_objects::began(&self.shared.heal_state, &session, !self.had_session);
                     self.had_session = true;
                     let began = Instant::now();

@@ -104,6 +104,7 @@ impl Undeliverable {
     /// Notes that a session lasted, so that the next deliveries may be quick again.
     pub(super) fn session_lasted(&mut self) {
         self.deliveries = 0;
+        self.is_stuck = false;
     }
 
     /// Notes the number of dead letters. If it grew, the broker dead-letters at a limit.

@@ -1,9 +1,9 @@
 //! Messages that the broker itself cannot read.
 //!
 //! The broker ends the connection (`INTERNAL_ERROR`) instead of sending such a message. RabbitMQ
-//! keeps every message of a stream as AMQP 1.0. A client of the stream protocol has written these in
-//! another form, or the broker cannot convert them to AMQP 0-9-1. RabbitMQ 3.10 fails over a whole
-//! chunk of messages, later versions over the one message.
+//! keeps every message of a stream as AMQP 1.0. A client of the stream protocol has written these
+//! in another form, or the broker cannot convert them to AMQP 0-9-1. RabbitMQ 3.10 fails over a
+//! whole chunk of messages, later versions over the one message.
 
 use std::time::Duration;
 

@@ -13,15 +13,15 @@ const LOST: &str = "lost";
 /// Time for which the span is shown.
 const SHOWN: std::time::Duration = std::time::Duration::from_secs(86_400);
 
-/// Span of time from which events may be lost. Times are milliseconds since the Unix epoch, by the
-/// worker's clock.
+/// Span of time from which events may be lost. Times are milliseconds since the Unix epoch. The
+/// span itself is by the worker's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostEvents {
     /// All events before it are applied.
     pub from_ms: u64,
     /// All events after it are in a queue or in the history.
     pub until_ms: u64,
-    /// When a worker noticed it.
+    /// When a worker noticed it, by Redis' clock.
     pub noticed_ms: u64,
 }
 
@@ -34,6 +34,15 @@ impl LostEvents {
             until_ms: self.until_ms.max(other.until_ms),
             noticed_ms: self.noticed_ms.max(other.noticed_ms),
         }
+    }
+
+    /// Returns the span as noticed now, by Redis' clock, and after any acknowledgement. The clocks
+    /// of workers differ, and an acknowledgement covers only what was noticed before it.
+    #[must_use]
+    pub fn noticed_at(self, marks: &Checkpoints) -> Self {
+        let acknowledged_ms = marks.acknowledged_ms(Acknowledged::LostEvents);
+        let after = acknowledged_ms.map_or(0, |at_ms| at_ms.saturating_add(1));
+        Self { noticed_ms: marks.now_ms.max(after), ..self }
     }
 
     fn change(self) -> FieldChange {
@@ -60,6 +69,7 @@ impl Checkpoints {
 
     /// Returns the change that adds a span from which events may be lost.
     pub fn note_lost(&self, lost: LostEvents) -> FieldChange {
+        let lost = lost.noticed_at(self);
         self.unacknowledged_lost().map_or(lost, |before| before.and(lost)).change()
     }
 }
@@ -123,5 +133,8 @@ mod tests {
         assert_eq!(marks(9).unacknowledged_lost(), None);
         assert_eq!(marks(9).lost(), Some(lost(5, 7, 9)));
         assert_eq!(marks(9).note_lost(lost(6, 8, 10)), lost(6, 8, 10).change());
+        let by_a_clock_behind = lost(6, 8, 3);
+        assert_eq!(marks(9).note_lost(by_a_clock_behind), lost(6, 8, 10).change());
+        assert_eq!(marks(20).note_lost(by_a_clock_behind), lost(6, 8, 21).change());
     }
 }

@@ -35,10 +35,11 @@ impl Cache {
         self.drain(self.context.tag_set(tag).as_bytes(), cancel, progress).await
     }
 
-    /// Deletes the members that invalidations of any tag have detached and no drain has deleted.
+    /// Deletes the members that invalidations of any tag have detached and no drain has deleted. A
+    /// tag that Redis refuses does not keep the others waiting.
     ///
     /// # Errors
-    /// An outage, or Redis refuses. The rest stays recorded.
+    /// An outage, or Redis refuses one of the tags. The rest stays recorded.
     pub async fn drain_all(
         &self,
         cancel: &CancellationToken,

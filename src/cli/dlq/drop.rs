@@ -153,11 +153,10 @@ async fn drop_undeliverable(
         }
         let Some(letter) = letters.undeliverable() else { break };
         if args.dry_run {
-            writeln!(
-                io::stderr(),
-                "would drop {} of `{queue}`: others may be behind it",
-                counted(1)
-            )?;
+            writeln!(io::stderr(), "would drop {} of `{queue}`: others may follow it", counted(1))?;
+            if args.json {
+                writeln!(io::stdout(), "{}", json!({ "queue": queue, "would_drop": 1 }))?;
+            }
             return Ok(Exit::Clean);
         }
         let question = format!(
@@ -179,10 +178,11 @@ async fn drop_undeliverable(
         }
         dropped += 1;
     }
+    let (verb, member) =
+        if args.dry_run { ("would drop", "would_drop") } else { ("dropped", "dropped") };
     if args.json {
-        writeln!(io::stdout(), "{}", json!({ "queue": queue, "dropped": dropped }))?;
+        writeln!(io::stdout(), "{}", json!({ "queue": queue, member: dropped }))?;
     }
-    let verb = if args.dry_run { "would drop" } else { "dropped" };
     writeln!(io::stderr(), "{verb} {} of `{queue}`", counted(dropped))?;
     Ok(Exit::Clean)
 }

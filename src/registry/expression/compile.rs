@@ -78,6 +78,7 @@ impl Check<'_> {
                 let of = Box::new(inner(self, &select.operand)?);
                 let call = Call::select(&select.field, select.test);
                 Ok(Node::Select {
+                    text: of.select_text(&select.field).into(),
                     of,
                     field: select.field.as_str().into(),
                     is_test: select.test,

@@ -69,7 +69,7 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Event(field) => {
                 let found = self.scope.event_field(*field);
                 found.map_or_else(
-                    || Err(Fault::absent(&format!("event.{}", field.as_str()))),
+                    || Err(Fault::absence(format!("`event.{}` is absent", field.as_str()))),
                     |found| Ok(found.value(self.budget)?),
                 )
             }
@@ -80,7 +80,7 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Attribute { name, is_test: false } => {
                 let found = self.scope.attribute(name)?;
                 found.map_or_else(
-                    || Err(Fault::absent(&format!("event.{name}"))),
+                    || Err(Fault::absence(format!("`event.{name}` is absent"))),
                     |text| Ok(Value::Borrowed(text)),
                 )
             }
@@ -91,9 +91,9 @@ impl<'v> Evaluator<'v, '_, '_> {
             Node::Unset => Err(Fault::new("a variable (`vars`) has no value")),
             Node::Changed(path) => Ok(Value::Bool(self.scope.event.changed(path)?)),
             Node::Variable(at) => self.variables.get(*at).cloned().ok_or_else(Fault::of_types),
-            Node::Select { of, field, is_test, call } => {
-                let value = self.node(of)?;
-                self.select((of, value), field, *is_test, call)
+            Node::Select { of, field, text, is_test, call } => {
+                let of = self.node(of)?;
+                self.select(of, (field, text), *is_test, call)
             }
             Node::And(sides) => self.connect(sides, false),
             Node::Or(sides) => self.connect(sides, true),
@@ -177,12 +177,12 @@ impl<'v> Evaluator<'v, '_, '_> {
 
     fn select(
         &self,
-        (node, of): (&Node, Value<'v>),
-        field: &str,
+        of: Value<'v>,
+        (field, text): (&str, &str),
         is_test: bool,
         call: &Call,
     ) -> Answer<'v> {
-        let absent = || Fault::absent(&node.select_text(field));
+        let absent = || Fault::absent(text);
         let found = match &of {
             Value::AbsentPrevious => None,
             Value::Json(json) if json.kind() == JsonKind::Object => {

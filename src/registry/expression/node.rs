@@ -40,6 +40,8 @@ pub(super) enum Node {
     Select {
         of: Box<Node>,
         field: Box<str>,
+        /// The whole selection, for messages.
+        text: Box<str>,
         is_test: bool,
         call: Call,
     },
@@ -139,7 +141,7 @@ impl Node {
             Self::Data => "data".to_owned(),
             Self::Previous => "previous".to_owned(),
             Self::Item => "item".to_owned(),
-            Self::Select { of, field, .. } => of.select_text(field),
+            Self::Select { text, .. } => text.to_string(),
             _ => "…".to_owned(),
         };
         format!("{of}.{field}")

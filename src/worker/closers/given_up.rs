@@ -42,9 +42,9 @@ impl Closers {
         named: impl Fn(u32, EffectOutcome) -> EffectOutcome,
     ) {
         for (position, given_up) in &self.given_up {
-            // A deletion in its place that Redis refuses has a better message.
+            // The deletion in its place has failed, or is tried again with the whole effect.
             if rest.iter().any(|(other, outcome)| {
-                other == position && matches!(outcome, EffectOutcome::Dead { .. })
+                other == position && !matches!(outcome, EffectOutcome::Slow)
             }) {
                 continue;
             }
