@@ -234,7 +234,10 @@ impl<'p, 'e> PlanOutcome<'p, 'e> {
         let values = self.plan.last_values();
         for id in std::mem::take(&mut self.unchanged) {
             let Operation { target, fence_version, .. } = self.plan.operation(id);
-            if values.get(target).is_some_and(|value| self.plan.is_later(*value, id)) {
+            // The plan may have added members to a set under the tag prefix.
+            let may_be_set = target.starts_with(&context.tag_prefix);
+            if may_be_set || values.get(target).is_some_and(|value| self.plan.is_later(*value, id))
+            {
                 continue;
             }
             let key = target.as_bytes();
