@@ -245,7 +245,7 @@ mod tests {
                 }
                 let born_ms = birth.born_ms.load(Ordering::Relaxed);
                 assert!(born_ms + 1_000 >= redis_ms(), "{ahead_ms}: others take it for older");
-                // What was unapplied a minute ago, by this clock and by Redis'.
+                // The events that were unapplied a minute ago, by this clock and by Redis'.
                 for clock_ms in [now_ms(), redis_ms()] {
                     let minute_ago = i64::try_from(clock_ms).unwrap() - 60_000;
                     let time = Timestamp::from_millisecond(minute_ago).ok();

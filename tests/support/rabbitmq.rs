@@ -12,10 +12,10 @@ use super::guard::{Guarded, tail};
 use super::port;
 use super::programs::server_command;
 
-/// What nodes and callers show to each other.
+/// The secret that nodes and callers show to each other.
 const COOKIE: &str = "unstale";
 
-/// Who changes users and virtual hosts, as an Erlang term.
+/// The name under which users and virtual hosts are changed, as an Erlang term.
 const ACTOR: &str = "<<\"tests\">>";
 
 /// Returns a connection. Without the time limit, lapin waits for ever for a handshake that a dying

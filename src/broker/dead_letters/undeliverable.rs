@@ -99,6 +99,9 @@ impl DeadLetters {
             }
         }
         let name = short(&self.queue).ok_or_else(|| SessionEnded::new("the name is too long"))?;
+        // A letter that was taken by mistake must be published at once.
+        let publisher = link.channel().await?;
+        answered(publisher.confirm_select(ConfirmSelectOptions::default())).await?;
         let got = answered(channel.basic_get(name.clone(), BasicGetOptions { no_ack: true })).await;
         let is_dropped = match got {
             Err(ended) => {
@@ -110,8 +113,6 @@ impl DeadLetters {
             }
             Ok(None) => false,
             Ok(Some(message)) => {
-                let publisher = link.channel().await?;
-                answered(publisher.confirm_select(ConfirmSelectOptions::default())).await?;
                 let options = BasicPublishOptions { mandatory: true, immediate: false };
                 let delivery = message.delivery;
                 let published = publisher.basic_publish(

@@ -25,7 +25,8 @@ const FOUND: Duration = Duration::from_secs(60);
 /// Maximum time until several such events are found, one after the other.
 const ALL_FOUND: Duration = Duration::from_secs(180);
 
-async fn limit_values(stage: &Stage, bytes: u32) {
+/// Makes Redis close the connection at larger values.
+pub(crate) async fn limit_values(stage: &Stage, bytes: u32) {
     redis::cmd("CONFIG")
         .arg(&["SET", "proto-max-bulk-len", &bytes.to_string()])
         .exec_async(&mut stage.connection().await)

@@ -16,7 +16,7 @@ pub(crate) mod away;
 mod brokers;
 mod caches;
 mod checkpoints;
-mod closers;
+pub(crate) mod closers;
 mod cluster;
 mod copies;
 mod crashes;

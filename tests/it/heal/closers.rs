@@ -6,6 +6,7 @@ use redis::AsyncCommands;
 
 use super::{heals, publish, readable, seed, wait_gone, wait_marks};
 use crate::end_to_end::stage::Stage;
+use crate::faults::closers::limit_values;
 use crate::support::{Worker, wait_until};
 
 const RULES: &str = r#"
@@ -19,14 +20,6 @@ const SOME: u32 = 1_000;
 
 /// Maximum time until a heal has found the event, and applied all others.
 const FOUND: Duration = Duration::from_secs(90);
-
-async fn limit_values(stage: &Stage, bytes: u32) {
-    redis::cmd("CONFIG")
-        .arg(&["SET", "proto-max-bulk-len", &bytes.to_string()])
-        .exec_async(&mut stage.connection().await)
-        .await
-        .unwrap();
-}
 
 /// Removes the checkpoints, which looks like a loss of all writes.
 async fn lose_checkpoints(stage: &Stage) {
